@@ -1,0 +1,106 @@
+"""The grid of priors that a detection head predicts on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class AnchorGrid:
+    """Anchors of an image of `height` x `width` pixels, in the head's flat order.
+
+    A prior's flat index is level offset + (y * feature width + x) * A + anchor, with anchor = ratio-major,
+    scale-minor (ld_spec 1.2): the order of `permute(0, 2, 3, 1).reshape(-1, C)` on the head's maps.
+    Cell centres sit on multiples of the stride (centre offset 0).
+
+    strides: pixels per cell, one per level; ratios: height / width; scales: anchor side in strides.
+    """
+
+    height: int
+    width: int
+    strides: tuple[int, ...]
+    ratios: tuple[float, ...]
+    scales: tuple[float, ...]
+
+    @classmethod
+    def retina(
+        cls,
+        height: int,
+        width: int,
+        *,
+        strides: Sequence[int] = (8, 16, 32, 64, 128),
+        ratios: Sequence[float] = (1.0, 0.5, 2.0),
+        octave_base_scale: float = 4,
+        scales_per_octave: int = 3,
+    ) -> AnchorGrid:
+        """The grid of a RetinaNet head; the defaults are the published ones."""
+        scales = tuple(octave_base_scale * 2 ** (step / scales_per_octave) for step in range(scales_per_octave))
+        return cls(height, width, tuple(strides), tuple(ratios), scales)
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.strides)
+
+    @property
+    def anchors_per_cell(self) -> int:
+        return len(self.ratios) * len(self.scales)
+
+    @cached_property
+    def feature_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) in cells of every level."""
+        return tuple((math.ceil(self.height / s), math.ceil(self.width / s)) for s in self.strides)
+
+    @cached_property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Number of priors of every level."""
+        return tuple(height * width * self.anchors_per_cell for height, width in self.feature_sizes)
+
+    @cached_property
+    def level_offsets(self) -> np.ndarray:
+        """(L + 1,) int64: flat index of each level's first prior, then the number of priors."""
+        return np.concatenate([[0], np.cumsum(self.level_sizes)]).astype(np.int64)
+
+    @property
+    def num_priors(self) -> int:
+        return int(self.level_offsets[-1])
+
+    def shapes(self, level: int) -> np.ndarray:
+        """(A, 2) float32 width and height in pixels of the anchors of one cell."""
+        height_ratio = np.sqrt(np.asarray(self.ratios, dtype=np.float32))
+        scales = np.asarray(self.scales, dtype=np.float32)
+        stride = np.float32(self.strides[level])
+        widths = (stride * (1 / height_ratio)[:, None] * scales[None, :]).ravel()
+        heights = (stride * height_ratio[:, None] * scales[None, :]).ravel()
+        return np.stack([widths, heights], axis=1)
+
+    @cached_property
+    def anchors(self) -> np.ndarray:
+        """(P, 4) float32: cx, cy, w, h in pixels, in flat order."""
+        levels = []
+        for level, (height, width) in enumerate(self.feature_sizes):
+            stride = self.strides[level]
+            anchors = np.empty((height, width, self.anchors_per_cell, 4), dtype=np.float32)
+            anchors[..., 0] = (np.arange(width, dtype=np.float32) * stride)[None, :, None]
+            anchors[..., 1] = (np.arange(height, dtype=np.float32) * stride)[:, None, None]
+            anchors[..., 2:] = self.shapes(level)
+            levels.append(anchors.reshape(-1, 4))
+        return np.concatenate(levels)
+
+    def level_counts(self, prior_index: np.ndarray) -> np.ndarray:
+        """(L,) int64: how many of the sorted flat indices lie on each level."""
+        return np.diff(np.searchsorted(prior_index, self.level_offsets)).astype(np.int64)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "height": self.height,
+            "width": self.width,
+            "strides": list(self.strides),
+            "ratios": list(self.ratios),
+            "scales": list(self.scales),
+        }

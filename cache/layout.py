@@ -1,0 +1,271 @@
+"""The only place that knows the store's array names, dtypes, chunks and shards (FORMAT.md describes them)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+
+from cache.manifest import FORMAT, Manifest, ManifestMismatch
+from cache.plan import Plan
+from cache.quantize import FieldCodec
+
+ROWS_PER_CHUNK = 4096
+VIEWS_PER_CHUNK = 65536
+# Fill values are poison: rows that were never written must not pass for targets.
+POISON_INDEX = 0xFFFFFFFF
+
+RECORD_FIELDS = ("prior_index", "weight", "cls_logits", "box_logits")
+# The objects whose bytes a commit covers, in this order.
+BLOCK_ARRAYS = (*RECORD_FIELDS, "capture_error")
+# Measured by the capture for every block (`capture_error` columns): largest absolute error of the logits, then mean
+# KL(teacher || stored) in nats at these temperatures.
+ERROR_TEMPERATURES = (1.0, 2.0, 5.0, 10.0)
+ERROR_COLUMNS = tuple(
+    f"{name}_{measure}"
+    for name in ("cls", "box")
+    for measure in ("max_abs_error", *(f"mean_kl_t{int(t)}" for t in ERROR_TEMPERATURES))
+)
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of the store."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+    dimensions: tuple[str, ...]
+    fill_value: float
+    shards: tuple[int, ...] | None = None
+    byte_shuffle: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def array_specs(plan: Plan, codecs: Mapping[str, FieldCodec], num_classes: int, box_shape: tuple[int, int]) -> list[ArraySpec]:
+    """Every array of a cache for this plan; `box_shape` is (parameters D, bins K)."""
+    blocks = plan.num_blocks
+    rows = max(1, int(plan.rows_per_block.max()))
+    # Chunks shrink with small caches, and the last chunk of a shard is whole: R is a multiple of the chunk.
+    chunk = min(ROWS_PER_CHUNK, rows)
+    rows = -(-rows // chunk) * chunk
+    views, patches = plan.num_views, len(plan.patch_ids)
+
+    def per_view(name: str, dtype: str, *tail: tuple[int, str], dimension: str = "view", count: int = views) -> ArraySpec:
+        sizes, labels = tuple(size for size, _ in tail), tuple(label for _, label in tail)
+        return ArraySpec(
+            f"plan/{name}", (count, *sizes), dtype, (min(count, VIEWS_PER_CHUNK), *sizes), (dimension, *labels), 0
+        )
+
+    def per_patch(name: str, dtype: str, *tail: tuple[int, str]) -> ArraySpec:
+        return per_view(name, dtype, *tail, dimension="patch", count=patches)
+
+    def per_row(name: str, dtype: str, fill: float, *tail: tuple[int, str], **options: Any) -> ArraySpec:
+        sizes, labels = tuple(size for size, _ in tail), tuple(label for _, label in tail)
+        return ArraySpec(
+            name,
+            (blocks, rows, *sizes),
+            dtype,
+            (1, chunk, *sizes),
+            ("block", "row", *labels),
+            fill,
+            shards=(1, rows, *sizes),
+            **options,
+        )
+
+    def logits(name: str, *tail: tuple[int, str]) -> ArraySpec:
+        codec = codecs[name]
+        attributes: dict[str, Any] = {"units": "1", "long_name": f"teacher {name.replace('_', ' ')}"}
+        if not codec.is_float:
+            attributes |= {"scale_factor": codec.scale_factor, "add_offset": codec.add_offset}
+        return per_row(name, codec.dtype, float("nan") if codec.is_float else 255, *tail, attributes=attributes)
+
+    id_width = max(len(patch_id.encode()) for patch_id in plan.patch_ids)
+    specs = [
+        per_patch("patch_id", "uint8", (id_width, "id_byte")),
+        per_patch("image_sha256", "uint8", (32, "digest_byte")),
+        per_patch("label_sha256", "uint8", (32, "digest_byte")),
+        per_patch("patch_shape", "uint32", (2, "height_width")),
+        per_view("view_patch", "uint32"),
+        per_view("view_flip", "uint8"),
+        per_view("level_counts", "uint32", (plan.level_counts.shape[1], "level")),
+        per_view("block", "uint32"),
+        per_view("row_start", "uint32"),
+        per_view("row_stop", "uint32"),
+        per_row("prior_index", "uint32", POISON_INDEX, byte_shuffle=True, attributes={"long_name": "flat prior index"}),
+        per_row("weight", "float32", float("nan"), attributes={"units": "1", "long_name": "region weight"}),
+        logits("cls_logits", (num_classes, "class")),
+        logits("box_logits", (box_shape[0], "parameter"), (box_shape[1], "bin")),
+        ArraySpec(
+            "capture_error",
+            (blocks, len(ERROR_COLUMNS)),
+            "float64",
+            (1, len(ERROR_COLUMNS)),
+            ("block", "error"),
+            float("nan"),
+            attributes={"columns": list(ERROR_COLUMNS)},
+        ),
+        ArraySpec("committed", (blocks, 32), "uint8", (1, 32), ("block", "digest_byte"), 0),
+    ]
+    documents = len(document_keys([spec.name for spec in specs] + ["documents"]))
+    specs.append(
+        ArraySpec("documents", (documents, 32), "uint8", (documents, 32), ("document", "digest_byte"), 0)
+    )
+    return specs
+
+
+def document_keys(array_names: list[str]) -> list[str]:
+    """Keys of the objects that `documents` holds digests of: all metadata, and the chunks of the plan."""
+    return sorted(["zarr.json", "plan/zarr.json", *(f"{name}/zarr.json" for name in array_names)])
+
+
+def create_arrays(path: Path, manifest: Manifest, plan: Plan, specs: list[ArraySpec]) -> None:
+    """Write metadata and plan of a new store at `path`; every record is still missing."""
+    root = zarr.create_group(path, zarr_format=3, attributes=dict(manifest))
+    root.create_group("plan")
+    for spec in specs:
+        compressor = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=4) if spec.byte_shuffle else ZstdCodec(level=5)
+        root.create_array(
+            spec.name,
+            shape=spec.shape,
+            dtype=spec.dtype,
+            chunks=spec.chunks,
+            shards=spec.shards,
+            fill_value=spec.fill_value,
+            compressors=[compressor, Crc32cCodec()],
+            dimension_names=spec.dimensions,
+            attributes=dict(spec.attributes),
+            # A row that equals the fill value is a row all the same: only what was never written is absent.
+            config={"write_empty_chunks": True},
+        )
+    for name, values in plan_arrays(plan).items():
+        array_of(root, f"plan/{name}")[...] = values
+    array_of(root, "documents")[...] = document_digests(path, root)
+
+
+def plan_arrays(plan: Plan) -> dict[str, np.ndarray]:
+    """The arrays of `plan/` by name."""
+    return {
+        "patch_id": encode_ids(plan.patch_ids),
+        "image_sha256": plan.image_sha256,
+        "label_sha256": plan.label_sha256,
+        "patch_shape": plan.patch_shape,
+        "view_patch": plan.view_patch,
+        "view_flip": plan.view_flip,
+        "level_counts": plan.level_counts,
+        "block": plan.block,
+        "row_start": plan.row_start,
+        "row_stop": plan.row_stop,
+    }
+
+
+def read_plan(root: zarr.Group) -> Plan:
+    """The plan of an opened store."""
+    arrays = {name: np.asarray(array_of(root, f"plan/{name}")[...]) for name in PLAN_ARRAYS}
+    return Plan(patch_ids=decode_ids(arrays.pop("patch_id")), **arrays)
+
+
+PLAN_ARRAYS = (
+    "patch_id",
+    "image_sha256",
+    "label_sha256",
+    "patch_shape",
+    "view_patch",
+    "view_flip",
+    "level_counts",
+    "block",
+    "row_start",
+    "row_stop",
+)
+
+
+def encode_ids(ids: tuple[str, ...]) -> np.ndarray:
+    """(P, W) uint8: UTF-8, padded with zeros."""
+    encoded = [identifier.encode() for identifier in ids]
+    width = max(map(len, encoded))
+    return np.frombuffer(b"".join(text.ljust(width, b"\0") for text in encoded), dtype=np.uint8).reshape(-1, width)
+
+
+def decode_ids(array: np.ndarray) -> tuple[str, ...]:
+    return tuple(bytes(row).rstrip(b"\0").decode() for row in array)
+
+
+def open_root(path: Path) -> zarr.Group:
+    """Open a store for reading metadata, plan and commits.
+
+    Raises:
+        ValueError: nothing there, or something that is not a cache of this format.
+    """
+    if not path.exists():
+        raise ValueError(f"cache {path} does not exist. Build it with: make cache-teacher CACHE={path}")
+    if not (path / "zarr.json").is_file():
+        raise ValueError(f"{path} exists but is not a teacher cache (no zarr.json). Give another CACHE= path")
+    try:
+        root = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+    except Exception as error:
+        raise ValueError(f"{path} is not a readable Zarr v3 group: {error}") from error
+    stored = root.attrs.get("format")
+    if stored is None:
+        raise ValueError(f"{path} is a Zarr group but not a teacher cache (no `format`). Give another CACHE= path")
+    if stored != FORMAT:
+        raise ManifestMismatch(f"cache {path}: format is {stored} but this code reads format {FORMAT}. Rebuild the cache")
+    return root
+
+
+def array_of(root: zarr.Group, name: str) -> zarr.Array[Any]:
+    array = root[name]
+    assert isinstance(array, zarr.Array), f"{name} is a group"
+    return array
+
+
+def block_keys(root: zarr.Group, block: int) -> Iterator[str]:
+    """Keys of the objects of one block, in the order of `BLOCK_ARRAYS`."""
+    for name in BLOCK_ARRAYS:
+        zeros = "/0" * (array_of(root, name).ndim - 1)
+        yield f"{name}/c/{block}{zeros}"
+
+
+def block_digest(path: Path, root: zarr.Group, block: int) -> bytes:
+    """SHA-256 over the block's objects, each preceded by its length; an object that is absent has length 0."""
+    digest = hashlib.sha256()
+    for key in block_keys(root, block):
+        file = path / key
+        data = file.read_bytes() if file.is_file() else b""
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.digest()
+
+
+def document_digests(path: Path, root: zarr.Group) -> np.ndarray:
+    """(N, 32) uint8: SHA-256 of each metadata object; for a plan array its chunks follow the metadata.
+
+    A missing object raises FileNotFoundError.
+    """
+    rows = []
+    for key in document_keys([name for name, _ in root.arrays()] + [f"plan/{name}" for name in PLAN_ARRAYS]):
+        digest = hashlib.sha256((path / key).read_bytes())
+        if key.startswith("plan/") and key != "plan/zarr.json":
+            for chunk in sorted((path / key).parent.glob("c/**/*")):
+                if chunk.is_file():
+                    digest.update(chunk.relative_to(path).as_posix().encode())
+                    digest.update(chunk.read_bytes())
+        rows.append(np.frombuffer(digest.digest(), dtype=np.uint8))
+    return np.stack(rows)
+
+
+def sync_to_disk(file: Path) -> None:
+    """Flush a written object: a commit must never be on disk before what it covers."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+

@@ -1,0 +1,156 @@
+"""The plan of a cache: every view, how many rows its region has, and where those rows will lie."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cache.manifest import array_digest
+from cache.view import FLIPS, View, flip_code
+
+VIEWS_PER_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class PlannedPatch:
+    """One patch as the labels describe it.
+
+    image_sha256, label_sha256: digests of the files' bytes.
+    shape: height and width in pixels.
+    level_counts: (F, L) rows on every level, one line per flip of the plan.
+    """
+
+    patch_id: str
+    image_sha256: bytes
+    label_sha256: bytes
+    shape: tuple[int, int]
+    level_counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where each view's rows lie; the arrays are those of the store's `plan/` group.
+
+    Patches are sorted by id, views by (patch, flip code). P patches, V views, L levels.
+    """
+
+    patch_ids: tuple[str, ...]
+    image_sha256: np.ndarray  # (P, 32) uint8
+    label_sha256: np.ndarray  # (P, 32) uint8
+    patch_shape: np.ndarray  # (P, 2) uint32 height, width
+    view_patch: np.ndarray  # (V,) uint32
+    view_flip: np.ndarray  # (V,) uint8
+    level_counts: np.ndarray  # (V, L) uint32
+    block: np.ndarray  # (V,) uint32
+    row_start: np.ndarray  # (V,) uint32, inside the block
+    row_stop: np.ndarray  # (V,) uint32
+
+    @property
+    def num_views(self) -> int:
+        return len(self.view_patch)
+
+    @property
+    def num_blocks(self) -> int:
+        return int(self.block.max()) + 1
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.level_counts.sum(dtype=np.int64))
+
+    @property
+    def rows_per_view(self) -> np.ndarray:
+        """(V,) int64."""
+        return self.level_counts.sum(axis=1, dtype=np.int64)
+
+    @property
+    def rows_per_block(self) -> np.ndarray:
+        """(B,) int64."""
+        return np.bincount(self.block, weights=self.rows_per_view, minlength=self.num_blocks).astype(np.int64)
+
+    def view(self, view_index: int) -> View:
+        return View(self.patch_ids[self.view_patch[view_index]], FLIPS[self.view_flip[view_index]])
+
+    def views_of_block(self, block: int) -> np.ndarray:
+        """View indices of a block, in the order of their rows."""
+        return np.flatnonzero(self.block == block)
+
+    def describe(self) -> dict[str, Any]:
+        """The plan's part of the manifest: counts and digests, of constant size."""
+        names = "\n".join(self.patch_ids).encode()
+        placement = np.stack([self.view_patch, self.block, self.row_start, self.row_stop]).astype(np.uint32)
+        return {
+            "num_patches": len(self.patch_ids),
+            "num_views": self.num_views,
+            "num_blocks": self.num_blocks,
+            "num_rows": self.num_rows,
+            "patch_digest": array_digest(np.frombuffer(names, dtype=np.uint8)),
+            "image_digest": array_digest(self.image_sha256),
+            "label_digest": array_digest(self.label_sha256),
+            "placement_digest": array_digest(placement),
+        }
+
+
+def make_plan(
+    patches: Sequence[PlannedPatch], flips: Sequence[str], *, views_per_block: int = VIEWS_PER_BLOCK
+) -> Plan:
+    """Lay out the rows of every (patch, flip) in blocks of about `views_per_block` views, balanced by rows.
+
+    All views of a patch share a block, so that a capture reads each image once. Patches go, largest first, to the
+    block with the fewest rows that has room: the layout depends on nothing but the counts and the ids.
+
+    Raises:
+        ValueError: no patch, the same id twice, or a flip that is unknown or named twice.
+    """
+    if not patches:
+        raise ValueError("the plan has no patch: the training set is empty")
+    codes = [flip_code(flip) for flip in flips]
+    if sorted(set(codes)) != codes:
+        raise ValueError(f"flips are {list(flips)}; each once, in the order {', '.join(FLIPS)}")
+    patches = sorted(patches, key=lambda patch: patch.patch_id)
+    for left, right in zip(patches, patches[1:], strict=False):
+        if left.patch_id == right.patch_id:
+            raise ValueError(f"two patches share the id {left.patch_id!r}; ids must be unique")
+
+    counts = np.stack([patch.level_counts for patch in patches]).astype(np.uint32)  # (P, F, L)
+    patch_block = _balance(counts.sum(axis=(1, 2), dtype=np.int64), max(1, views_per_block // len(codes)))
+    level_counts = counts.reshape(-1, counts.shape[-1])
+    block = np.repeat(patch_block, len(codes)).astype(np.uint32)
+    row_start, row_stop = _row_ranges(block, level_counts.sum(axis=1, dtype=np.int64))
+    return Plan(
+        patch_ids=tuple(patch.patch_id for patch in patches),
+        image_sha256=np.stack([np.frombuffer(patch.image_sha256, dtype=np.uint8) for patch in patches]),
+        label_sha256=np.stack([np.frombuffer(patch.label_sha256, dtype=np.uint8) for patch in patches]),
+        patch_shape=np.asarray([patch.shape for patch in patches], dtype=np.uint32),
+        view_patch=np.repeat(np.arange(len(patches), dtype=np.uint32), len(codes)),
+        view_flip=np.tile(np.asarray(codes, dtype=np.uint8), len(patches)),
+        level_counts=level_counts,
+        block=block,
+        row_start=row_start,
+        row_stop=row_stop,
+    )
+
+
+def _balance(rows: np.ndarray, patches_per_block: int) -> np.ndarray:
+    """(P,) block of every patch: largest first into the emptiest block with room."""
+    num_blocks = -(-len(rows) // patches_per_block)
+    open_blocks = [(0, block, 0) for block in range(num_blocks)]  # rows, block, patches
+    patch_block = np.empty(len(rows), dtype=np.int64)
+    for patch in np.argsort(-rows, kind="stable"):
+        filled, block, members = heapq.heappop(open_blocks)
+        patch_block[patch] = block
+        if members + 1 < patches_per_block:
+            heapq.heappush(open_blocks, (filled + int(rows[patch]), block, members + 1))
+    return patch_block
+
+
+def _row_ranges(block: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Start and stop row of every view inside its block, views in order."""
+    start = np.empty(len(block), dtype=np.uint32)
+    for index in range(int(block.max()) + 1):
+        members = np.flatnonzero(block == index)
+        start[members] = np.cumsum(rows[members]) - rows[members]
+    return start, (start + rows).astype(np.uint32)

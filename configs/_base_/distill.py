@@ -1,0 +1,11 @@
+"""What makes a plain student a distilled one: the published LD + KD, the region, and where the cache lies."""
+
+# Filled in by a student's config: the teacher that `make cache-teacher` runs, and the store it fills.
+region = dict(factor=0.25, topk=9)
+codec = "default"
+distillation = dict(
+    type="RegionDistillation",
+    loss_ld=dict(type="DistributionDistillationLoss", loss_weight=10.0, temperature=5.0),
+    loss_kd=dict(type="DistributionDistillationLoss", loss_weight=20.0, temperature=5.0),
+    normalizer="per_level",
+)

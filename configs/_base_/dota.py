@@ -1,0 +1,75 @@
+"""DOTA-v1.0 as the published rows use it: patches of 1024 with overlap 200, trained on train, tested on val."""
+
+data_root = "data/dota/"
+classes = (
+    "plane",
+    "baseball-diamond",
+    "bridge",
+    "ground-track-field",
+    "small-vehicle",
+    "large-vehicle",
+    "ship",
+    "tennis-court",
+    "basketball-court",
+    "storage-tank",
+    "soccer-ball-field",
+    "roundabout",
+    "harbor",
+    "swimming-pool",
+    "helicopter",
+)
+patch_size = 1024
+patch_overlap = 200
+# Built-in scenes that `make data` renders where no DOTA_ROOT is given.
+scenes = dict(train=24, val=8, image_size=(1400, 1400), scale=1.0, seed=0)
+
+# 25 % each: none, horizontal, vertical, diagonal; ground truth flips as in mmrotate 0.x (W - 1 - x).
+flip = dict(type="RandomViewFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"], flip_offset=1.0)
+train_pipeline = [
+    dict(type="LoadPatch"),
+    dict(type="mmdet.LoadAnnotations", with_bbox=True, box_type="qbox"),
+    dict(type="ConvertBoxType", box_type_mapping=dict(gt_bboxes="rbox")),
+    flip,
+    dict(type="mmdet.PackDetInputs"),
+]
+test_pipeline = [
+    dict(type="LoadPatch"),
+    dict(type="mmdet.LoadAnnotations", with_bbox=True, box_type="qbox"),
+    dict(type="ConvertBoxType", box_type_mapping=dict(gt_bboxes="rbox")),
+    dict(type="mmdet.PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape")),
+]
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    batch_sampler=None,
+    dataset=dict(
+        type="DotaPatchDataset",
+        data_root=data_root,
+        data_prefix=dict(img_path="train/images/"),
+        ann_file="train/annfiles/",
+        metainfo=dict(classes=classes),
+        filter_cfg=dict(filter_empty_gt=True),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="DotaPatchDataset",
+        data_root=data_root,
+        data_prefix=dict(img_path="val/images/"),
+        ann_file="val/annfiles/",
+        metainfo=dict(classes=classes),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="DotaDevkitMetric", label_folder=data_root + "val/labelTxt/")
+test_evaluator = val_evaluator

@@ -1,0 +1,16 @@
+"""GWD row, LD + KD with the teacher live in every step: the published way, the baseline that the cache is measured by.
+
+Command: make train CONFIG=configs/live/gwd_r18_1x_dota.py
+Published, DOTA val: AP 40.2, AP50 66.4, AP70 50.3, AP90 8.5; without the evaluator's carry-over AP is about 37.5.
+Published hardware: 2 GPUs x 1 image.
+"""
+
+_base_ = ["../plain/gwd_r18_1x_dota.py", "../_base_/distill.py"]
+
+teacher = dict(
+    config="configs/teacher/gwd_r34_2x_dota.py", checkpoint="work_dirs/teacher_gwd_r34_2x_dota/epoch_24.pth"
+)
+model = dict(
+    type="LiveDistiller", distillation={{_base_.distillation}}, teacher=teacher, region={{_base_.region}}
+)
+work_dir = "work_dirs/live_gwd_r18_1x_dota"

@@ -1,0 +1,104 @@
+"""Students that learn from a teacher: from the cache, or with the teacher live in the training step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmdet.models.detectors import SingleStageDetector
+from mmdet.models.utils import unpack_gt_instances
+from mmdet.structures import SampleList
+from mmrotate.registry import MODELS
+from torch import Tensor
+
+from distill.losses import GatheredTargets
+from distill.region import sample_region
+from distill.teacher import FrozenTeacher
+
+Maps = tuple[list[Tensor], list[Tensor]]
+
+
+class _Distiller(SingleStageDetector):
+    """A single-stage student whose losses gain LD and KD on gathered rows.
+
+    Args:
+        distillation: config of `RegionDistillation`.
+    """
+
+    def __init__(self, *args: Any, distillation: dict, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.distillation = MODELS.build(distillation)
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Any]:
+        """Detection losses, and `loss_ld` and `loss_kd`."""
+        maps: Maps = self.bbox_head(self.extract_feat(batch_inputs))
+        instances, ignored, metas = unpack_gt_instances(batch_data_samples)
+        losses = self.bbox_head.loss_by_feat(*maps, instances, metas, ignored)
+        targets = self.teacher_targets(batch_inputs, batch_data_samples)
+        level, cls_logits, box_logits = self.bbox_head.gather(*maps, targets.image_index, targets.prior_index)
+        terms = self.distillation(
+            cls_logits, box_logits, targets, level, len(batch_data_samples), self.bbox_head.prior_generator.num_levels
+        )
+        # mmengine averages a tensor of several losses but adds up a list.
+        return losses | {name: list(values.unbind()) for name, values in terms.items()}
+
+    def teacher_targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> GatheredTargets:
+        """The teacher's answers at the region's priors of the batch."""
+        raise NotImplementedError
+
+
+@MODELS.register_module()
+class CachedDistiller(_Distiller):
+    """Reads the teacher from `data_sample.teacher_targets`, put there by `LoadTeacherTargets`: no teacher in memory."""
+
+    def teacher_targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> GatheredTargets:
+        targets = [sample.teacher_targets for sample in batch_data_samples]
+        return GatheredTargets(
+            image_index=_image_index([len(target.prior_index) for target in targets], batch_inputs.device),
+            prior_index=torch.cat([target.prior_index for target in targets]),
+            weight=torch.cat([target.weight for target in targets]),
+            cls_logits=torch.cat([target.cls_logits for target in targets]),
+            box_logits=torch.cat([target.box_logits for target in targets]),
+        )
+
+
+@MODELS.register_module()
+class LiveDistiller(_Distiller):
+    """Runs the frozen teacher in every training step: the published way, the baseline and the oracle.
+
+    Args:
+        teacher: dict(config=file, checkpoint=file) of `FrozenTeacher`.
+        region: dict(factor, topk) of `region_weights`, searched in the step unless the pipeline has put
+            `data_sample.region` there.
+    """
+
+    def __init__(self, *args: Any, teacher: dict, region: dict, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.region = region
+        # In a list, so that the teacher is no submodule: not trained, saved, or switched to training mode.
+        self._teacher = [FrozenTeacher.load(**teacher)]
+
+    @property
+    def teacher(self) -> FrozenTeacher:
+        return self._teacher[0]
+
+    def teacher_targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> GatheredTargets:
+        cls_scores, bbox_preds = self.teacher.to(batch_inputs.device).forward(batch_inputs)
+        grid = self.teacher.head.grid_of_maps(cls_scores)
+        regions = [sample_region(sample, grid, **self.region) for sample in batch_data_samples]
+        image_index = _image_index([len(region.prior_index) for region in regions], batch_inputs.device)
+        prior_index = torch.cat([region.prior_index for region in regions]).to(batch_inputs.device)
+        _, cls_logits, box_logits = self.teacher.head.gather(cls_scores, bbox_preds, image_index, prior_index)
+        return GatheredTargets(
+            image_index,
+            prior_index,
+            torch.cat([region.weight for region in regions]).to(batch_inputs.device),
+            cls_logits,
+            box_logits,
+        )
+
+
+def _image_index(counts: list[int], device: torch.device) -> Tensor:
+    """(M,) position in the batch of every row."""
+    rows = torch.tensor(counts, device=device)
+    return torch.repeat_interleave(torch.arange(len(counts), device=device), rows)

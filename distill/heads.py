@@ -1,0 +1,149 @@
+"""The distribution head of teacher and student: each box delta is the mean of a softmax over bins (ld_spec 1.4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmrotate.models.dense_heads import RotatedRetinaHead
+from mmrotate.registry import MODELS
+from torch import Tensor, nn
+
+from cache.grid import AnchorGrid
+
+BOX_PARAMETERS = ("x", "y", "w", "h", "angle")
+
+
+class Integral(nn.Module):
+    """Expected value of a softmax over evenly spaced bins.
+
+    Args:
+        reg_max: number of bins minus one.
+        value_range: values of the first and the last bin.
+    """
+
+    project: Tensor
+
+    def __init__(self, reg_max: int, value_range: tuple[float, float]) -> None:
+        super().__init__()
+        self.register_buffer("project", torch.linspace(value_range[0], value_range[1], reg_max + 1))
+
+    def forward(self, logits: Tensor, dim: int = -1) -> Tensor:
+        """Logits with the bins on `dim` -> expected values without it."""
+        shape = [1] * logits.dim()
+        shape[dim] = -1
+        return (logits.softmax(dim=dim) * self.project.view(shape)).sum(dim=dim)
+
+
+@MODELS.register_module()
+class RotatedRetinaDistributionHead(RotatedRetinaHead):
+    """Rotated RetinaNet head that predicts a distribution over bins for x, y, w, h and angle.
+
+    `forward` returns raw logits: class maps (B, A * C, H, W) and box maps (B, A * 5 * (reg_max + 1), H, W), channels
+    prior-major, then parameter, then bin. Losses and predictions of the parent see the expected deltas.
+
+    Args:
+        reg_max: bins minus one.
+        xywh_range, angle_range: values of the outer bins, in coder deltas and radians.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        reg_max: int = 8,
+        xywh_range: tuple[float, float] = (-2.0, 2.0),
+        angle_range: tuple[float, float] = (-5.0, 2.0),
+        **kwargs: Any,
+    ) -> None:
+        self.reg_max = reg_max
+        self.xywh_range = tuple(xywh_range)
+        self.angle_range = tuple(angle_range)
+        super().__init__(*args, **kwargs)
+        # Buffer names are those of the published checkpoints.
+        self.integral = Integral(reg_max, self.xywh_range)
+        self.integral_angle = Integral(reg_max, self.angle_range)
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        channels = self.num_base_priors * len(BOX_PARAMETERS) * self.num_bins
+        self.retina_reg = nn.Conv2d(self.feat_channels, channels, 3, padding=1)
+
+    @property
+    def num_bins(self) -> int:
+        return self.reg_max + 1
+
+    def expected_deltas(self, box_map: Tensor) -> Tensor:
+        """(B, A * 5 * K, H, W) logits -> (B, A * 5, H, W) coder deltas."""
+        logits = box_map.unflatten(1, (-1, len(BOX_PARAMETERS), self.num_bins))
+        xywh = self.integral(logits[:, :, :4], dim=3)
+        angle = self.integral_angle(logits[:, :, 4:], dim=3)
+        return torch.cat([xywh, angle], dim=2).flatten(1, 2)
+
+    def loss_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any) -> dict:
+        """The parent's losses on the expected deltas."""
+        return super().loss_by_feat(cls_scores, [self.expected_deltas(box) for box in bbox_preds], *args, **kwargs)
+
+    def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any) -> Any:
+        """The parent's detections from the expected deltas."""
+        return super().predict_by_feat(cls_scores, [self.expected_deltas(box) for box in bbox_preds], *args, **kwargs)
+
+    def grid(self, height: int, width: int) -> AnchorGrid:
+        """The head's priors on an image of `height` x `width` pixels."""
+        generator = self.prior_generator
+        return AnchorGrid(
+            height,
+            width,
+            tuple(int(stride[0]) for stride in generator.strides),
+            tuple(float(ratio) for ratio in generator.ratios),
+            tuple(float(scale) for scale in generator.scales),
+        )
+
+    def grid_of_maps(self, cls_scores: list[Tensor]) -> AnchorGrid:
+        """The grid that maps of these sizes cover."""
+        stride = int(self.prior_generator.strides[0][0])
+        height, width = cls_scores[0].shape[-2:]
+        grid = self.grid(height * stride, width * stride)
+        sizes = tuple(tuple(score.shape[-2:]) for score in cls_scores)
+        assert grid.feature_sizes == sizes, f"feature sizes {sizes}, the grid says {grid.feature_sizes}"
+        return grid
+
+    def gather(
+        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], image_index: Tensor, prior_index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits at chosen priors, without a dense copy of the maps.
+
+        Args:
+            cls_scores, bbox_preds: raw maps of every level.
+            image_index, prior_index: (M,) int64; rows in any order.
+
+        Returns:
+            level (M,), class logits (M, C), box logits (M, 5, K), rows in the given order.
+        """
+        offsets = torch.from_numpy(self.grid_of_maps(cls_scores).level_offsets).to(prior_index.device)
+        level = torch.searchsorted(offsets[1:], prior_index, right=True)
+        local = prior_index - offsets[level]
+        cell = torch.div(local, self.num_base_priors, rounding_mode="floor")
+        anchor = local - cell * self.num_base_priors
+        cls_rows, box_rows, order = [], [], []
+        for index, (cls_map, box_map) in enumerate(zip(cls_scores, bbox_preds, strict=True)):
+            rows = torch.nonzero(level == index).squeeze(1)
+            place = (image_index[rows], anchor[rows], slice(None), cell[rows])
+            cls_rows.append(cls_map.unflatten(1, (self.num_base_priors, -1)).flatten(3)[place])
+            box_rows.append(box_map.unflatten(1, (self.num_base_priors, -1)).flatten(3)[place])
+            order.append(rows)
+        back = torch.argsort(torch.cat(order))
+        box_logits = torch.cat(box_rows)[back].unflatten(1, (len(BOX_PARAMETERS), self.num_bins))
+        return level, torch.cat(cls_rows)[back], box_logits
+
+    def describe(self) -> dict[str, Any]:
+        """The head's geometry as the manifest states it; classes are the data's."""
+        grid = self.grid(0, 0).to_json()
+        return {
+            "kind": "rotated_retina",
+            "grid": {key: grid[key] for key in ("strides", "ratios", "scales")},
+            "box_parameters": list(BOX_PARAMETERS),
+            "num_bins": self.num_bins,
+            "bin_ranges": [list(self.xywh_range)] * 4 + [list(self.angle_range)],
+            "anchor_angle": self.prior_generator.angle_version,
+            "coder_angle": self.bbox_coder.angle_version,
+        }

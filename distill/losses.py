@@ -1,0 +1,152 @@
+"""LD and KD on gathered rows: the same functions for live and cached teachers (ld_spec 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from mmrotate.registry import MODELS
+from torch import Tensor, nn
+
+NORMALIZERS = ("per_level", "per_image_level", "global")
+
+
+@dataclass(frozen=True)
+class GatheredTargets:
+    """The teacher's answers at the region's priors of a batch; M rows, C classes, D box parameters of K bins.
+
+    image_index: (M,) int64, position in the batch; rows are sorted by it, then by prior.
+    prior_index: (M,) int64, flat index of the prior.
+    weight: (M,) float32 region weight.
+    cls_logits: (M, C) float32; box_logits: (M, D, K) float32.
+    """
+
+    image_index: Tensor
+    prior_index: Tensor
+    weight: Tensor
+    cls_logits: Tensor
+    box_logits: Tensor
+
+
+def distillation_loss(
+    student_logits: Tensor, teacher_logits: Tensor, weight: Tensor, temperature: float, avg_factor: float | Tensor
+) -> Tensor:
+    """Weighted KL(teacher || student) of softened rows: T^2 times the mean over K, summed, over `avg_factor`.
+
+    Args:
+        student_logits: (M, K); gradients flow here only.
+        teacher_logits: (M, K).
+        weight: (M,).
+        temperature: T, softens both sides.
+        avg_factor: divisor of the sum.
+
+    Returns:
+        Scalar. Source: ld_spec 2.1, 2.2.
+    """
+    return (row_divergence(student_logits, teacher_logits, temperature) * weight).sum() / avg_factor
+
+
+def row_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """(...,) T^2 times the mean over the K logits of the KL terms of each (..., K) row."""
+    teacher = F.log_softmax(teacher_logits.detach() / temperature, dim=-1)
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True)
+    return divergence.mean(dim=-1) * (temperature * temperature)
+
+
+def row_normalizer(
+    image_index: Tensor, level: Tensor, num_images: int, num_levels: int, normalizer: str
+) -> Tensor:
+    """(M,) divisor of every row: how many region rows share its group.
+
+    'per_level' counts a level over the batch, as published; 'per_image_level' counts a level of one image and
+    averages over images (what two devices with one image each compute); 'global' counts the batch.
+    """
+    if normalizer == "per_level":
+        group, groups, share = level, num_levels, 1
+    elif normalizer == "per_image_level":
+        group, groups, share = image_index * num_levels + level, num_images * num_levels, num_images
+    else:
+        group, groups, share = torch.zeros_like(level), 1, 1
+    counts = torch.bincount(group, minlength=groups)
+    return (counts[group] * share).to(torch.float32)
+
+
+@MODELS.register_module()
+class DistributionDistillationLoss(nn.Module):
+    """One distillation term, per level: KL of softened softmax rows, weighted by the region.
+
+    Args:
+        loss_weight: factor of the term; 0 switches it off.
+        temperature: T of both softmaxes.
+    """
+
+    def __init__(self, loss_weight: float, temperature: float) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}; it must be above 0")
+        if not loss_weight >= 0:
+            raise ValueError(f"loss_weight is {loss_weight}; it must not be negative")
+        self.loss_weight = loss_weight
+        self.temperature = temperature
+
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, row_weight: Tensor, level: Tensor, num_levels: int
+    ) -> Tensor:
+        """(num_levels,) loss of each level.
+
+        Args:
+            student_logits, teacher_logits: (M, K), or (M, D, K) whose D parameters are summed.
+            row_weight: (M,) region weight over the row's normaliser.
+            level: (M,) level of each row.
+        """
+        divergence = row_divergence(student_logits, teacher_logits, self.temperature)
+        if divergence.dim() == 2:
+            divergence = divergence.sum(dim=1)
+        rows = divergence * row_weight
+        return self.loss_weight * rows.new_zeros(num_levels).index_add(0, level, rows)
+
+
+@MODELS.register_module()
+class RegionDistillation(nn.Module):
+    """LD on the box distributions and KD on the class logits, over the region (ld_spec 2).
+
+    Feature imitation is left out: its weight is 0 in every published configuration.
+
+    Args:
+        loss_ld, loss_kd: configs of `DistributionDistillationLoss`; None leaves the term out.
+        normalizer: one of `NORMALIZERS`.
+    """
+
+    def __init__(self, loss_ld: dict | None, loss_kd: dict | None, normalizer: str = "per_level") -> None:
+        super().__init__()
+        if normalizer not in NORMALIZERS:
+            raise ValueError(f"normalizer is {normalizer!r}; one of {', '.join(NORMALIZERS)} needed")
+        self.loss_ld = None if loss_ld is None else MODELS.build(loss_ld)
+        self.loss_kd = None if loss_kd is None else MODELS.build(loss_kd)
+        self.normalizer = normalizer
+
+    def forward(
+        self,
+        cls_logits: Tensor,
+        box_logits: Tensor,
+        targets: GatheredTargets,
+        level: Tensor,
+        num_images: int,
+        num_levels: int,
+    ) -> dict[str, Tensor]:
+        """Losses by name, each (num_levels,).
+
+        Args:
+            cls_logits: (M, C) student logits at the targets' priors; box_logits: (M, D, K).
+            level: (M,) level of each row.
+        """
+        divisor = row_normalizer(targets.image_index, level, num_images, num_levels, self.normalizer)
+        row_weight = targets.weight / divisor
+        losses = {}
+        if self.loss_ld is not None:
+            losses["loss_ld"] = self.loss_ld(box_logits, targets.box_logits, row_weight, level, num_levels)
+        if self.loss_kd is not None:
+            losses["loss_kd"] = self.loss_kd(cls_logits, targets.cls_logits, row_weight, level, num_levels)
+        return losses

@@ -1,0 +1,165 @@
+"""Loading of patches and teacher targets, flips, and packing."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import mmcv
+import mmengine.fileio as fileio
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmdet.datasets.transforms import PackDetInputs, RandomFlip
+from mmengine.structures import InstanceData
+from mmrotate.registry import TRANSFORMS
+
+from cache.reader import CacheReader
+
+# Transforms whose output depends on the patch alone; any other makes the set of views unknown.
+DETERMINISTIC = frozenset(
+    {
+        "LoadPatch",
+        "LoadTeacherTargets",
+        "PackDistillInputs",
+        "ConvertBoxType",
+        "mmrotate.ConvertBoxType",
+        "mmdet.LoadAnnotations",
+        "mmdet.PackDetInputs",
+        "mmdet.Pad",
+    }
+)
+
+
+@TRANSFORMS.register_module()
+class LoadPatch(BaseTransform):
+    """Read and decode a patch, and note the SHA-256 of its file's bytes.
+
+    Adds `img` (H, W, 3) uint8 BGR, `img_shape`, `ori_shape`, `img_sha256`.
+
+    Args:
+        decode: False gives the shape alone, for work that needs no pixels.
+    """
+
+    def __init__(self, decode: bool = True) -> None:
+        self.decode = decode
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        path = results["img_path"]
+        content = fileio.get(path)
+        image = mmcv.imfrombytes(content, flag="color", backend="cv2")
+        if image is None:
+            raise ValueError(f"image {path} cannot be decoded. Replace or remove it, and its label file")
+        results["img_sha256"] = hashlib.sha256(content).digest()
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        if self.decode:
+            results["img"] = image
+        return results
+
+
+@TRANSFORMS.register_module()
+class RandomViewFlip(RandomFlip):
+    """Random flip whose outcome can be forced, so that a capture sees exactly the views that training draws.
+
+    `results['forced_flip']` (a name of `cache.view.FLIPS`) decides where it is present.
+
+    Args:
+        prob, direction: as `mmdet.RandomFlip`.
+        flip_offset: 1 flips ground truth as mmrotate 0.x did (x -> W - 1 - x), 0 as mmrotate 1.x does (W - x).
+    """
+
+    def __init__(self, *, flip_offset: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.flip_offset = flip_offset
+
+    @property
+    def flips(self) -> tuple[str, ...]:
+        """Every outcome, in the stored order."""
+        from cache.view import FLIPS
+
+        directions = {self.direction} if isinstance(self.direction, str) else set(self.direction or ())
+        certain = self.prob is not None and sum(np.atleast_1d(self.prob)) >= 1
+        outcomes = directions if certain else directions | {"none"}
+        return tuple(flip for flip in FLIPS if flip in outcomes)
+
+    def _flip_on_direction(self, results: dict[str, Any]) -> None:
+        if "forced_flip" not in results:
+            super()._flip_on_direction(results)
+            return
+        direction = results["forced_flip"]
+        results["flip"] = direction != "none"
+        results["flip_direction"] = None if direction == "none" else direction
+        if results["flip"]:
+            self._flip(results)
+
+    def _flip(self, results: dict[str, Any]) -> None:
+        if "img" in results:
+            super()._flip(results)
+        else:
+            results["gt_bboxes"].flip_(results["img_shape"], results["flip_direction"])
+        if results.get("gt_bboxes") is not None and self.flip_offset:
+            direction = results["flip_direction"]
+            along_x = -self.flip_offset * (direction in ("horizontal", "diagonal"))
+            along_y = -self.flip_offset * (direction in ("vertical", "diagonal"))
+            results["gt_bboxes"].translate_((along_x, along_y))
+
+
+@TRANSFORMS.register_module()
+class LoadTeacherTargets(BaseTransform):
+    """Add the cached record of the view that this sample has become. Place it after the flip.
+
+    Adds `teacher_targets` (a `TargetRecord`). Refuses a patch whose file differs from what the teacher saw.
+
+    Args:
+        cache: path of the store.
+    """
+
+    def __init__(self, cache: str) -> None:
+        self.cache = cache
+        self._reader: CacheReader | None = None
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        if self._reader is None:
+            self._reader = CacheReader(self.cache)
+        patch_id, flip = results["img_id"], results.get("flip_direction") or "none"
+        self._reader.require_image(patch_id, results["img_sha256"])
+        results["teacher_targets"] = self._reader.read(patch_id, flip)
+        return results
+
+
+@TRANSFORMS.register_module()
+class PackDistillInputs(PackDetInputs):
+    """`PackDetInputs` that also packs the teacher's targets, as `data_sample.teacher_targets`."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        packed = super().transform(results)
+        record = results.get("teacher_targets")
+        if record is not None:
+            packed["data_samples"].teacher_targets = InstanceData(
+                prior_index=torch.from_numpy(record.prior_index),
+                weight=torch.from_numpy(record.weight),
+                cls_logits=torch.from_numpy(record.cls_logits),
+                box_logits=torch.from_numpy(record.box_logits),
+            )
+        return packed
+
+
+def describe_views(pipeline: list[dict[str, Any]]) -> dict[str, Any]:
+    """The views that a training pipeline can draw, as the manifest states them.
+
+    Raises:
+        ValueError: a transform whose random outcomes cannot be enumerated, or more than one flip.
+    """
+    flips = [step for step in pipeline if step["type"] == "RandomViewFlip"]
+    for step in pipeline:
+        if step["type"] not in DETERMINISTIC and step["type"] != "RandomViewFlip":
+            raise ValueError(
+                f"transform {step['type']} has outcomes that cannot be enumerated, so no cache can hold its views. "
+                f"Remove it, or train with a live teacher. Enumerable: RandomViewFlip, {', '.join(sorted(DETERMINISTIC))}"
+            )
+    if len(flips) > 1:
+        raise ValueError("the pipeline has more than one RandomViewFlip; one describes all flips")
+    if not flips:
+        return {"flips": ["none"], "flip_offset": 0.0}
+    flip = TRANSFORMS.build(flips[0])
+    return {"flips": list(flip.flips), "flip_offset": float(flip.flip_offset)}

@@ -1,0 +1,90 @@
+"""What every command reads from a config: the student's identity, its views, and its training set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmdet.datasets.base_det_dataset import BaseDetDataset
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmrotate.registry import DATASETS, MODELS
+
+from distill.heads import RotatedRetinaDistributionHead
+from distill.region import describe_region
+from distill.transforms import describe_views
+
+# Transforms that turn a file into a view; what follows them only adds targets or packs.
+VIEW_TRANSFORMS = ("LoadPatch", "mmdet.LoadAnnotations", "ConvertBoxType", "mmrotate.ConvertBoxType", "mmdet.Pad", "RandomViewFlip")
+
+
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file, apply `--cfg-options`, and register what it names.
+
+    Raises:
+        ValueError: the file is missing or does not parse.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"config {path} does not exist; see configs/ for those that come with the project")
+    try:
+        config = Config.fromfile(path)
+    except (SyntaxError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"config {path} cannot be read: {error}") from error
+    if options:
+        config.merge_from_dict(dict(options))
+    init_default_scope(config.get("default_scope", "mmrotate"))
+    return config
+
+
+def require_keys(config: Config, keys: tuple[str, ...], path: str | Path) -> None:
+    """Refuse a config that cannot drive this command.
+
+    Raises:
+        ValueError: naming the missing key.
+    """
+    for key in keys:
+        if key not in config:
+            raise ValueError(f"config {path} has no `{key}`; give a config of configs/distill or configs/demo")
+
+
+def build_head(config: Config) -> RotatedRetinaDistributionHead:
+    """The student's head alone, for its geometry."""
+    head = MODELS.build({**config.model.bbox_head, "train_cfg": config.model.train_cfg, "test_cfg": config.model.test_cfg})
+    if not isinstance(head, RotatedRetinaDistributionHead):
+        raise ValueError(f"bbox_head is {type(head).__name__}; a RotatedRetinaDistributionHead is needed")
+    return head
+
+
+def view_pipeline(config: Config) -> list[dict[str, Any]]:
+    """The part of the training pipeline that makes a view."""
+    steps = [dict(step) for step in config.train_dataloader.dataset.pipeline]
+    return [step for step in steps if step["type"] in VIEW_TRANSFORMS]
+
+
+def training_set(config: Config, pipeline: list[dict[str, Any]]) -> BaseDetDataset:
+    """The student's training set with another pipeline."""
+    return DATASETS.build({**config.train_dataloader.dataset, "pipeline": pipeline, "serialize_data": False})
+
+
+def describe_student(config: Config) -> dict[str, Any]:
+    """The sections of the manifest that student and cache must share, from the student's config alone.
+
+    Raises:
+        ValueError: a training pipeline whose views cannot be enumerated.
+    """
+    preprocessor = config.model.data_preprocessor
+    transforms = [step for step in view_pipeline(config) if step["type"] != "RandomViewFlip"]
+    return {
+        "head": {"classes": list(config.classes), **build_head(config).describe()},
+        "views": describe_views(config.train_dataloader.dataset.pipeline),
+        "preprocessing": {
+            "mean": list(preprocessor.mean),
+            "std": list(preprocessor.std),
+            "bgr_to_rgb": bool(preprocessor.bgr_to_rgb),
+            "pad_size_divisor": int(preprocessor.pad_size_divisor),
+            "min_side": float(config.train_dataloader.dataset.get("min_side", 2.0)),
+            "transforms": transforms,
+        },
+        "region": describe_region(**config.region),
+    }

@@ -1,0 +1,165 @@
+"""Plan a cache: the region of every view, from labels alone.
+
+    python -m pipelines.plan --config configs/distill/gwd_r18_1x_dota.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config, DictAction
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader, Dataset
+
+from cache.plan import Plan, PlannedPatch, make_plan
+from cache.view import FLIPS
+from distill.region import box_region
+from pipelines.command import available_cores, progress, run_command
+from pipelines.experiment import build_head, describe_student, load_config, require_keys, training_set, view_pipeline
+
+# Uncompressed bytes of one row: index, weight, C + D * K logits of this size.
+LOGIT_BYTES = {"exact": 4, "half": 2, "default": 1}
+PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Labels -> regions -> rows and bytes."""
+    config = load_config(arguments.config, arguments.cfg_options)
+    require_keys(config, ("region", "classes"), arguments.config)
+    plan = plan_views(config, arguments.workers)
+    figures = plan_figures(plan, config)
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print_plan(figures)
+
+
+def plan_views(config: Config, workers: int) -> Plan:
+    """Search the regions of every view of the student's training set."""
+    patches = PlannedPatches(config)
+    flips = patches.flips
+    loader = DataLoader(patches, batch_size=None, num_workers=min(workers, len(patches)), collate_fn=_as_it_is)
+    planned = []
+    with progress("plan", len(patches), "patches") as advance:
+        for patch in loader:
+            planned.append(patch)
+            advance(1)
+    return make_plan(planned, flips)
+
+
+class PlannedPatches(Dataset):
+    """Every patch of the training set with its digests and row counts."""
+
+    def __init__(self, config: Config) -> None:
+        pipeline = view_pipeline(config)
+        self.dataset = training_set(config, [step for step in pipeline if step["type"] != "LoadPatch"])
+        self.region = dict(config.region)
+        self.head = build_head(config)
+        self.flips: list[str] = describe_student(config)["views"]["flips"]
+        if not len(self.dataset):
+            raise ValueError(f"the training set {self.dataset.data_prefix['img_path']} holds no patch with objects")
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> PlannedPatch:
+        info = self.dataset.get_data_info(index)
+        content = Path(info["img_path"]).read_bytes()
+        shape = _image_shape(content, info["img_path"])
+        grid = self.head.grid(*shape)
+        counts = []
+        for flip in self.flips:
+            view = self.dataset.pipeline({**info, "img_shape": shape, "ori_shape": shape, "forced_flip": flip})
+            prior_index, _ = box_region(view["gt_bboxes"].tensor.numpy(), grid, **self.region)
+            counts.append(grid.level_counts(prior_index))
+        return PlannedPatch(
+            patch_id=info["img_id"],
+            image_sha256=hashlib.sha256(content).digest(),
+            label_sha256=label_digest(info["label_path"]),
+            shape=shape,
+            level_counts=np.stack(counts),
+        )
+
+
+def label_digest(path: str | Path) -> bytes:
+    """SHA-256 of a label file's bytes."""
+    return hashlib.sha256(Path(path).read_bytes()).digest()
+
+
+def plan_figures(plan: Plan, config: Config) -> dict[str, Any]:
+    """Counts, row statistics and the upper bound of the cache's size, for people and for `--json`."""
+    rows = plan.rows_per_view
+    logits = len(config.classes) + int(np.prod(_box_shape(config)))
+    return {
+        "patches": len(plan.patch_ids),
+        "views": plan.num_views,
+        "flips": [FLIPS[code] for code in sorted(set(plan.view_flip.tolist()))],
+        "blocks": plan.num_blocks,
+        "rows": plan.num_rows,
+        "rows_per_view": {
+            "mean": float(rows.mean()),
+            **{f"p{percentile}": float(np.percentile(rows, percentile)) for percentile in PERCENTILES},
+            "max": int(rows.max()),
+        },
+        "rows_per_view_and_level": [float(mean) for mean in plan.level_counts.mean(axis=0)],
+        "rows_per_block": {"min": int(plan.rows_per_block.min()), "max": int(plan.rows_per_block.max())},
+        "upper_bound_bytes": {preset: plan.num_rows * (8 + logits * size) for preset, size in LOGIT_BYTES.items()},
+    }
+
+
+def print_plan(figures: dict[str, Any]) -> None:
+    """The plan as a table."""
+    table = Table(title="Plan of the teacher cache", show_header=False, title_justify="left")
+    rows = figures["rows_per_view"]
+    table.add_row("patches x flips = views", f"{figures['patches']} x {len(figures['flips'])} = {figures['views']}")
+    table.add_row("rows (stored priors)", f"{figures['rows']:,}")
+    table.add_row("rows a view: mean / median / p90 / max", f"{rows['mean']:,.0f} / {rows['p50']:,.0f} / {rows['p90']:,.0f} / {rows['max']:,}")
+    table.add_row("rows a view by level", " / ".join(f"{mean:,.0f}" for mean in figures["rows_per_view_and_level"]))
+    table.add_row("blocks (rows: smallest / largest)", f"{figures['blocks']} ({figures['rows_per_block']['min']:,} / {figures['rows_per_block']['max']:,})")
+    for preset, size in figures["upper_bound_bytes"].items():
+        table.add_row(f"upper bound, codec {preset}", f"{size / 1e6:,.1f} MB before compression")
+    Console().print(table)
+
+
+def _box_shape(config: Config) -> tuple[int, int]:
+    head = build_head(config).describe()
+    return len(head["box_parameters"]), head["num_bins"]
+
+
+def _image_shape(content: bytes, path: str) -> tuple[int, int]:
+    """Height and width from the file's header; the capture decodes the image and compares."""
+    try:
+        width, height = Image.open(io.BytesIO(content)).size
+    except OSError:
+        raise ValueError(f"image {path} cannot be decoded. Replace or remove it, and its label file") from None
+    return height, width
+
+
+def _as_it_is(patch: PlannedPatch) -> PlannedPatch:
+    return patch
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.plan",
+        description="Regions, rows and bytes of a teacher cache, from labels alone. Writes nothing.",
+        epilog="Exit status: 0 done, 1 failed, 2 unusable arguments.",
+    )
+    parser.add_argument("--config", required=True, help="a student's config (configs/distill/...)")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="loader processes (default: all cores)")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override config values: key=value")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, make_parser()))

@@ -1,0 +1,174 @@
+"""Built-in synthetic aerial scenes in DOTA's own format, for runs without DOTA.
+
+A scene is a pure function of its seed and settings: same arguments, same bytes, in every process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+from distill.dota import DOTA_CLASSES, Labels, format_labels
+from pipelines import scene_blocks, scene_ground, scene_objects, scene_site, scene_themes
+from pipelines.scene_site import Site
+from pipelines.scene_themes import COMPACT_BASES, PIXELS_PER_METRE, THEMES
+
+_SMALLEST_SIDE = 64
+# Below this many metres or pixels a town block or a marina does not fit the image.
+_COMPACT_METRES = 90.0
+_COMPACT_PIXELS = 320
+# A theme may by chance hold no object in sight; DOTA patches without objects are of no use to training.
+_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One rendered scene.
+
+    image: (H, W, 3) uint8 BGR. labels: oriented rectangles, first corner front-left then clockwise; difficulty 0.
+    """
+
+    image: np.ndarray
+    labels: Labels
+
+
+def render_scene(
+    seed: int, *, size: tuple[int, int] = (1024, 1024), classes: Sequence[str] = DOTA_CLASSES, scale: float = 1.0
+) -> Scene:
+    """Render one scene.
+
+    size: (width, height), px, at least 64 each. classes: names that may appear. scale: multiplies object sizes; at 1 a
+    car is about 20 px long. Images too small for a layout of streets hold a compact scene: three to eight objects
+    whose longer side is 32 to 104 px at scale 1, at most 0.42 of the shorter image side.
+
+    Raises:
+        ValueError: an unknown class, an image side below 64 or a scale that is not positive.
+    """
+    _check_arguments(size, classes, scale)
+    rng = np.random.default_rng(seed)
+    is_compact = min(size) < max(_COMPACT_PIXELS, _COMPACT_METRES * PIXELS_PER_METRE * scale)
+    for _ in range(_ATTEMPTS):
+        site = _compact_site(rng, size, classes, scale) if is_compact else _theme_site(rng, size, classes, scale)
+        labels = site.labels()
+        if len(labels) or not classes:
+            break
+    return Scene(site.render(), labels)
+
+
+def write_scenes(
+    folder: Path, count: int, *, seed: int, size: tuple[int, int], classes: Sequence[str], scale: float
+) -> None:
+    """Write scenes S0000 ... as <folder>/images/*.png and <folder>/labelTxt/*.txt.
+
+    Arguments as `render_scene`'s. A scene already there is kept if `<folder>/scenes.txt`, the list of what was
+    written, confirms settings and contents; scenes of a longer earlier run are removed. Safe to kill and run again.
+
+    Raises:
+        ValueError: as `render_scene`.
+    """
+    _check_arguments(size, classes, scale)
+    folder = Path(folder)
+    for part in ("images", "labelTxt"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    record = folder / "scenes.txt"
+    settings = _settings_line(seed, size, classes, scale)
+    known = _read_record(record, settings)
+    names = [f"S{number:04d}" for number in range(count)]
+    _remove_surplus(folder, record, names)
+    _replace(record, _record_text(settings, known).encode())
+    with record.open("a", encoding="utf-8") as log:
+        for number, name in enumerate(track(names, description="scenes")):
+            image_path, label_path = _scene_paths(folder, name)
+            if name in known and known[name] == _digests(image_path, label_path):
+                continue
+            scene = render_scene(_scene_seed(seed, number), size=size, classes=classes, scale=scale)
+            _replace(image_path, cv2.imencode(".png", scene.image)[1].tobytes())
+            _replace(label_path, format_labels(scene.labels).encode())
+            known[name] = _digests(image_path, label_path)
+            log.write(f"{name} {known[name]}\n")
+            log.flush()
+    # Rewritten in order, so that a resumed run leaves the same bytes as an uninterrupted one.
+    _replace(record, _record_text(settings, {name: known[name] for name in names}).encode())
+
+
+def _theme_site(rng: np.random.Generator, size: tuple[int, int], classes: Sequence[str], scale: float) -> Site:
+    fitting = [theme for theme in THEMES.values() if not classes or set(theme.serves) & set(classes)]
+    weights = np.array([theme.weight for theme in fitting])
+    theme = fitting[int(rng.choice(len(fitting), p=weights / weights.sum()))]
+    site = Site(rng, size, classes, float(rng.uniform(*theme.metre)) * scale, theme.base)
+    theme.build(site)
+    return site
+
+
+def _compact_site(rng: np.random.Generator, size: tuple[int, int], classes: Sequence[str], scale: float) -> Site:
+    base = COMPACT_BASES[int(rng.integers(len(COMPACT_BASES)))]
+    site = Site(rng, size, classes, PIXELS_PER_METRE * scale, base)
+    scene_themes.compact(site)
+    return site
+
+
+def _check_arguments(size: tuple[int, int], classes: Sequence[str], scale: float) -> None:
+    if min(size) < _SMALLEST_SIDE:
+        raise ValueError(f"scene size {size[0]} x {size[1]}: each side needs at least {_SMALLEST_SIDE} px")
+    if not scale > 0:
+        raise ValueError(f"scene scale {scale}: must be above 0")
+    unknown = [name for name in classes if name not in DOTA_CLASSES]
+    if unknown:
+        raise ValueError(f"no scenes for class {unknown[0]!r}; the built-in scenes know {', '.join(DOTA_CLASSES)}")
+
+
+def _scene_seed(seed: int, number: int) -> int:
+    """A seed of its own for every scene of a run; runs with neighbouring seeds share none."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
+
+
+def _settings_line(seed: int, size: tuple[int, int], classes: Sequence[str], scale: float) -> str:
+    """What scenes depend on, the drawing code included: a changed tree species must not pass for the old scene."""
+    code = hashlib.sha256()
+    for module in (scene_objects, scene_ground, scene_site, scene_blocks, scene_themes):
+        code.update(Path(str(module.__file__)).read_bytes())
+    code.update(Path(__file__).read_bytes())
+    return f"seed {seed} size {size[0]}x{size[1]} scale {scale} classes {','.join(classes)} code {code.hexdigest()}"
+
+
+def _scene_paths(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / "images" / f"{name}.png", folder / "labelTxt" / f"{name}.txt"
+
+
+def _digests(*paths: Path) -> str:
+    """The files' SHA-256 digests; a missing file has none."""
+    return " ".join(hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "-" for path in paths)
+
+
+def _read_record(record: Path, settings: str) -> dict[str, str]:
+    """Name -> digests of the scenes written with these settings; a torn last line is passed over."""
+    lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
+    if not lines or lines[0] != settings:
+        return {}
+    return dict(line.split(" ", 1) for line in lines[1:] if " " in line)
+
+
+def _record_text(settings: str, known: dict[str, str]) -> str:
+    return "".join(f"{line}\n" for line in (settings, *(f"{name} {digests}" for name, digests in known.items())))
+
+
+def _remove_surplus(folder: Path, record: Path, names: Sequence[str]) -> None:
+    """Remove scenes that an earlier, longer run recorded; files of other origin stay."""
+    lines = record.read_text(encoding="utf-8").splitlines()[1:] if record.is_file() else []
+    for name in {line.split(" ", 1)[0] for line in lines} - set(names):
+        for path in _scene_paths(folder, name):
+            path.unlink(missing_ok=True)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

@@ -1,0 +1,32 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two OpenMP threads beside another busy process turn short steps into long ones.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The values printed by the published implementation; they lie beside the repository."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"no golden values at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dota_sample() -> Path:
+    """Real DOTA images; they lie beside the repository and never in it."""
+    folder = SHARED / "dota_sample"
+    if not folder.is_dir():
+        pytest.skip(f"no DOTA sample at {folder}")
+    return folder
