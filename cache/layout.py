@@ -50,7 +50,9 @@ class ArraySpec:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def array_specs(plan: Plan, codecs: Mapping[str, FieldCodec], num_classes: int, box_shape: tuple[int, int]) -> list[ArraySpec]:
+def array_specs(
+    plan: Plan, codecs: Mapping[str, FieldCodec], num_classes: int, box_shape: tuple[int, int]
+) -> list[ArraySpec]:
     """Every array of a cache for this plan; `box_shape` is (parameters D, bins K)."""
     blocks = plan.num_blocks
     rows = max(1, int(plan.rows_per_block.max()))
@@ -59,7 +61,9 @@ def array_specs(plan: Plan, codecs: Mapping[str, FieldCodec], num_classes: int, 
     rows = -(-rows // chunk) * chunk
     views, patches = plan.num_views, len(plan.patch_ids)
 
-    def per_view(name: str, dtype: str, *tail: tuple[int, str], dimension: str = "view", count: int = views) -> ArraySpec:
+    def per_view(
+        name: str, dtype: str, *tail: tuple[int, str], dimension: str = "view", count: int = views
+    ) -> ArraySpec:
         sizes, labels = tuple(size for size, _ in tail), tuple(label for _, label in tail)
         return ArraySpec(
             f"plan/{name}", (count, *sizes), dtype, (min(count, VIEWS_PER_CHUNK), *sizes), (dimension, *labels), 0
@@ -116,9 +120,7 @@ def array_specs(plan: Plan, codecs: Mapping[str, FieldCodec], num_classes: int, 
         ArraySpec("committed", (blocks, 32), "uint8", (1, 32), ("block", "digest_byte"), 0),
     ]
     documents = len(document_keys([spec.name for spec in specs] + ["documents"]))
-    specs.append(
-        ArraySpec("documents", (documents, 32), "uint8", (documents, 32), ("document", "digest_byte"), 0)
-    )
+    specs.append(ArraySpec("documents", (documents, 32), "uint8", (documents, 32), ("document", "digest_byte"), 0))
     return specs
 
 
@@ -132,7 +134,11 @@ def create_arrays(path: Path, manifest: Manifest, plan: Plan, specs: list[ArrayS
     root = zarr.create_group(path, zarr_format=3, attributes=dict(manifest))
     root.create_group("plan")
     for spec in specs:
-        compressor = BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=4) if spec.byte_shuffle else ZstdCodec(level=5)
+        compressor = (
+            BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=4)
+            if spec.byte_shuffle
+            else ZstdCodec(level=5)
+        )
         root.create_array(
             spec.name,
             shape=spec.shape,
@@ -216,7 +222,9 @@ def open_root(path: Path) -> zarr.Group:
     if stored is None:
         raise ValueError(f"{path} is a Zarr group but not a teacher cache (no `format`). Give another CACHE= path")
     if stored != FORMAT:
-        raise ManifestMismatch(f"cache {path}: format is {stored} but this code reads format {FORMAT}. Rebuild the cache")
+        raise ManifestMismatch(
+            f"cache {path}: format is {stored} but this code reads format {FORMAT}. Rebuild the cache"
+        )
     return root
 
 
@@ -268,4 +276,3 @@ def sync_to_disk(file: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-

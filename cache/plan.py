@@ -94,9 +94,7 @@ class Plan:
         }
 
 
-def make_plan(
-    patches: Sequence[PlannedPatch], flips: Sequence[str], *, views_per_block: int = VIEWS_PER_BLOCK
-) -> Plan:
+def make_plan(patches: Sequence[PlannedPatch], flips: Sequence[str], *, views_per_block: int = VIEWS_PER_BLOCK) -> Plan:
     """Lay out the rows of every (patch, flip) in blocks of about `views_per_block` views, balanced by rows.
 
     All views of a patch share a block, so that a capture reads each image once. Patches go, largest first, to the

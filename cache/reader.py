@@ -115,7 +115,9 @@ class CacheReader:
         """
         position = self._patch_position.get(patch_id)
         if position is None:
-            raise ValueError(f"cache {self.path} holds no patch {patch_id}. Build a cache of the student's training set")
+            raise ValueError(
+                f"cache {self.path} holds no patch {patch_id}. Build a cache of the student's training set"
+            )
         stored = self.plan.image_sha256[position].tobytes()
         if stored != image_sha256:
             raise ValueError(

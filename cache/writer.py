@@ -29,7 +29,18 @@ from cache.plan import Plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec
 
 # A resumed capture must make the same bytes: nothing in the manifest may differ.
-ALL_SECTIONS = ("format", "code_version", "teacher", "head", "views", "preprocessing", "numeric", "region", "plan", "codec")
+ALL_SECTIONS = (
+    "format",
+    "code_version",
+    "teacher",
+    "head",
+    "views",
+    "preprocessing",
+    "numeric",
+    "region",
+    "plan",
+    "codec",
+)
 
 
 class CacheWriter:

@@ -144,10 +144,10 @@ def read_labels(path: str | Path, classes: Sequence[str] | None = None) -> Label
 
 
 def format_labels(labels: Labels) -> str:
-    """The labelTxt text of `labels`: coordinates with at most one decimal, as DOTA's own files."""
+    """The labelTxt text of `labels`: coordinates to 1e-4 px, without needless digits."""
     lines = []
     for polygon, name, level in zip(labels.polygons, labels.class_names, labels.difficulty, strict=True):
-        coordinates = " ".join(f"{value:.1f}" for value in polygon)
+        coordinates = " ".join(str(round(float(value), 4)) for value in polygon)
         lines.append(f"{coordinates} {name} {int(level)}\n")
     return "".join(lines)
 

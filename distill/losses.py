@@ -55,9 +55,7 @@ def row_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: 
     return divergence.mean(dim=-1) * (temperature * temperature)
 
 
-def row_normalizer(
-    image_index: Tensor, level: Tensor, num_images: int, num_levels: int, normalizer: str
-) -> Tensor:
+def row_normalizer(image_index: Tensor, level: Tensor, num_images: int, num_levels: int, normalizer: str) -> Tensor:
     """(M,) divisor of every row: how many region rows share its group.
 
     'per_level' counts a level over the batch, as published; 'per_image_level' counts a level of one image and

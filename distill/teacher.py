@@ -30,7 +30,9 @@ class FrozenTeacher:
         self.model_config = model_config
 
     @classmethod
-    def load(cls, config: str | Path | Config, checkpoint: str | Path, classes: list[str] | None = None) -> FrozenTeacher:
+    def load(
+        cls, config: str | Path | Config, checkpoint: str | Path, classes: list[str] | None = None
+    ) -> FrozenTeacher:
         """Build the teacher of a config file and load its weights.
 
         Raises:
@@ -92,9 +94,7 @@ def _without_downloads(model_config: dict[str, Any]) -> dict[str, Any]:
     return cleaned
 
 
-def _require_distribution_head(
-    model: SingleStageDetector, state: Mapping[str, Tensor], checkpoint: str | Path
-) -> None:
+def _require_distribution_head(model: SingleStageDetector, state: Mapping[str, Tensor], checkpoint: str | Path) -> None:
     """A plain regression head read as bins would give answers that look right and mean nothing."""
     wanted = tuple(model.state_dict()[BOX_MAP].shape)
     found = tuple(state[BOX_MAP].shape) if BOX_MAP in state else None

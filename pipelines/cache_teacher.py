@@ -7,6 +7,8 @@ Started again after an interruption, it goes on with the first block that is mis
 
 from __future__ import annotations
 
+import pipelines.openmmlab  # noqa: F401  isort: skip
+
 import argparse
 import json
 import sys
@@ -103,7 +105,10 @@ def fill(writer: CacheWriter, capture: Capture, codecs: dict[str, FieldCodec]) -
     views = capture.plan.num_views
     left = sum(len(capture.plan.views_of_block(block)) for block in missing)
     written = 0
-    with ThreadPoolExecutor(max_workers=1) as executor, progress("capture", views, "views", done=views - left) as advance:
+    with (
+        ThreadPoolExecutor(max_workers=1) as executor,
+        progress("capture", views, "views", done=views - left) as advance,
+    ):
         pending = None
         for targets in capture.blocks(missing, codecs):
             if pending is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pipelines.openmmlab  # noqa: F401  isort: skip
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +87,11 @@ class Capture:
     def logits(self, patches: Sequence[int]) -> Iterator[PatchLogits]:
         """The teacher's answers for the named patches, in order."""
         loader = DataLoader(
-            self.views, batch_size=None, sampler=list(patches), num_workers=min(self.workers, len(patches)), collate_fn=_as_it_is
+            self.views,
+            batch_size=None,
+            sampler=list(patches),
+            num_workers=min(self.workers, len(patches)),
+            collate_fn=_as_it_is,
         )
         for views in loader:
             yield self.ask(views)
@@ -119,7 +125,9 @@ class Capture:
                     low[field] = min(low[field], float(values.min()))
                     high[field] = max(high[field], float(values.max()))
         if not all(np.isfinite([*low.values(), *high.values()])):
-            raise ValueError(f"the teacher's logits are not finite in the probe (low {low}, high {high}). Check its checkpoint")
+            raise ValueError(
+                f"the teacher's logits are not finite in the probe (low {low}, high {high}). Check its checkpoint"
+            )
         return {field: ValueRange(low[field], high[field]) for field in LOGIT_FIELDS}
 
     def patches_of(self, block: int) -> list[int]:
@@ -170,7 +178,9 @@ class ViewDataset(Dataset):
             packed = self.dataset.pipeline({**info, "forced_flip": flip})
             sample = packed["data_samples"]
             if tuple(sample.img_shape) != shape:
-                raise ValueError(f"image {info['img_path']}: decoded shape is {tuple(sample.img_shape)} but its header says {shape}")
+                raise ValueError(
+                    f"image {info['img_path']}: decoded shape is {tuple(sample.img_shape)} but its header says {shape}"
+                )
             prior_index, weight = box_region(sample.gt_instances.bboxes.tensor.numpy(), grid, **self.region)
             images.append(packed["inputs"])
             indices.append(prior_index)

@@ -1,7 +1,7 @@
 """Prepare the data: DOTA images and labels, or built-in synthetic scenes, -> patches to train on.
 
     python -m pipelines.data --config configs/demo/teacher.py
-    python -m pipelines.data --config configs/teacher/...py --dota-root /data/DOTA
+    python -m pipelines.data --config configs/teacher/gwd_r34_2x_dota.py --dota-root DOTA
 
 A run that was stopped goes on where it was; finished images are not touched again. `<data_root>/source.json` says
 what the patches were made from, and a run from anything else into the same folder is refused.
@@ -13,11 +13,10 @@ import argparse
 import fcntl
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ def main(arguments: argparse.Namespace) -> None:
         stored = read_description(config.data_root)
         refuse_other_parameters(config.data_root, stored, parameters)
 
-        source_root = arguments.dota_root or render_scenes(config, parameters)
+        source_root = arguments.dota_root or render_scenes(config, stored, parameters)
         sources = {split: read_source(source_root, split, config.classes) for split in SPLITS}
         report_labels_without_image(sources)
         refuse_other_source(config.data_root, stored, sources)
@@ -225,34 +224,27 @@ def is_complete(stored: Mapping[str, Any] | None) -> bool:
     return stored is not None and stored.get("complete") is True
 
 
-def render_scenes(config: DataConfig, parameters: Mapping[str, Any]) -> Path:
+def render_scenes(config: DataConfig, stored: Mapping[str, Any] | None, parameters: Mapping[str, Any]) -> Path:
     """Render the synthetic scenes that are not there yet; their folder, laid out as DOTA's."""
     from pipelines.scenes import write_scenes
 
     assert config.scenes is not None, "describe() has refused this"
-    if not (config.data_root / "source.json").exists():
+    if stored is None:
         # Before the first scene, so that scenes of other parameters are never taken for these.
         write_description(config.data_root, parameters, {}, complete=False)
-    scenes = config.scenes
-    root = config.data_root / "scenes"
+    scenes, root = config.scenes, config.data_root / "scenes"
     for index, split in enumerate(SPLITS):
-        if (root / split).is_dir():
-            continue
-        unfinished = root / f".{split}.partial"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        count = getattr(scenes, split)
-        with progress(f"rendering {split}", count, "scenes") as advance:
+        if is_complete(stored) and (root / split).is_dir():
+            continue  # the patches' own scenes, even if today's code would draw others
+        with redirect_stdout(sys.stderr):  # standard output is for the summary alone
             write_scenes(
-                unfinished,
-                count,
-                seed=scenes.seed * len(SPLITS) + index,
+                root / split,
+                getattr(scenes, split),
+                seed=scenes.seed * len(SPLITS) + index,  # no scene of one split in the other
                 size=scenes.image_size,
                 classes=config.classes,
                 scale=scenes.scale,
             )
-            advance(count)
-        # Renamed as a whole, so that a folder with the final name is complete.
-        unfinished.rename(root / split)
     return root
 
 
@@ -316,12 +308,13 @@ def print_summary(summary: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary))
         return
-    table = Table("split", title=f"{summary['data_root']}, in {summary['seconds']:.1f} s")
+    table = Table("split")
     for heading in ("images", "patches", "empty patches", "objects", "bytes"):
         table.add_column(heading, justify="right")
     for split, figures in summary["splits"].items():
         table.add_row(split, *(f"{value:,}" for value in figures.values()))
     Console().print(table)
+    print(f"patches in {summary['data_root']}, {summary['seconds']:.1f} s")
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """Train a student from a teacher cache; the teacher itself is never built.
 
-    python -m pipelines.distill --config configs/distill/gwd_r18_1x_dota.py
+python -m pipelines.distill --config configs/distill/gwd_r18_1x_dota.py
 """
 
 from __future__ import annotations
+
+import pipelines.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import sys

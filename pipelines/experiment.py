@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pipelines.openmmlab  # noqa: F401  isort: skip
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,14 @@ from distill.region import describe_region
 from distill.transforms import describe_views
 
 # Transforms that turn a file into a view; what follows them only adds targets or packs.
-VIEW_TRANSFORMS = ("LoadPatch", "mmdet.LoadAnnotations", "ConvertBoxType", "mmrotate.ConvertBoxType", "mmdet.Pad", "RandomViewFlip")
+VIEW_TRANSFORMS = (
+    "LoadPatch",
+    "mmdet.LoadAnnotations",
+    "ConvertBoxType",
+    "mmrotate.ConvertBoxType",
+    "mmdet.Pad",
+    "RandomViewFlip",
+)
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -50,7 +59,9 @@ def require_keys(config: Config, keys: tuple[str, ...], path: str | Path) -> Non
 
 def build_head(config: Config) -> RotatedRetinaDistributionHead:
     """The student's head alone, for its geometry."""
-    head = MODELS.build({**config.model.bbox_head, "train_cfg": config.model.train_cfg, "test_cfg": config.model.test_cfg})
+    head = MODELS.build(
+        {**config.model.bbox_head, "train_cfg": config.model.train_cfg, "test_cfg": config.model.test_cfg}
+    )
     if not isinstance(head, RotatedRetinaDistributionHead):
         raise ValueError(f"bbox_head is {type(head).__name__}; a RotatedRetinaDistributionHead is needed")
     return head

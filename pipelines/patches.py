@@ -109,9 +109,9 @@ def inside_ratios(polygons: np.ndarray, window: Window) -> np.ndarray:
     shapes[crossed] = shapely.make_valid(shapes[crossed])
     areas = shapely.area(shapes)
     frame = shapely.box(window.x, window.y, window.x + window.size, window.y + window.size)
-    return np.divide(
-        shapely.area(shapely.intersection(shapes, frame)), areas, out=np.zeros_like(areas), where=areas > 0
-    )
+    shared = shapely.area(shapely.intersection(shapes, frame))
+    ratios: np.ndarray = np.divide(shared, areas, out=np.zeros_like(areas), where=areas > 0)
+    return ratios
 
 
 def crop_labels(labels: Labels, window: Window, keep_ratio: float = 0.7) -> Labels:

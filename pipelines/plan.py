@@ -1,9 +1,11 @@
 """Plan a cache: the region of every view, from labels alone.
 
-    python -m pipelines.plan --config configs/distill/gwd_r18_1x_dota.py
+python -m pipelines.plan --config configs/distill/gwd_r18_1x_dota.py
 """
 
 from __future__ import annotations
+
+import pipelines.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import hashlib
@@ -122,9 +124,15 @@ def print_plan(figures: dict[str, Any]) -> None:
     rows = figures["rows_per_view"]
     table.add_row("patches x flips = views", f"{figures['patches']} x {len(figures['flips'])} = {figures['views']}")
     table.add_row("rows (stored priors)", f"{figures['rows']:,}")
-    table.add_row("rows a view: mean / median / p90 / max", f"{rows['mean']:,.0f} / {rows['p50']:,.0f} / {rows['p90']:,.0f} / {rows['max']:,}")
+    table.add_row(
+        "rows a view: mean / median / p90 / max",
+        f"{rows['mean']:,.0f} / {rows['p50']:,.0f} / {rows['p90']:,.0f} / {rows['max']:,}",
+    )
     table.add_row("rows a view by level", " / ".join(f"{mean:,.0f}" for mean in figures["rows_per_view_and_level"]))
-    table.add_row("blocks (rows: smallest / largest)", f"{figures['blocks']} ({figures['rows_per_block']['min']:,} / {figures['rows_per_block']['max']:,})")
+    table.add_row(
+        "blocks (rows: smallest / largest)",
+        f"{figures['blocks']} ({figures['rows_per_block']['min']:,} / {figures['rows_per_block']['max']:,})",
+    )
     for preset, size in figures["upper_bound_bytes"].items():
         table.add_row(f"upper bound, codec {preset}", f"{size / 1e6:,.1f} MB before compression")
     Console().print(table)

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.scene_objects import CLAY, CONCRETE, GRASS, KINDS, WHITE, mix
+from pipelines.scene_objects import KINDS
+from pipelines.scene_pen import CLAY, CONCRETE, GRASS, WHITE, mix
 from pipelines.scene_site import Rect, Site, circle, scatter_trees, strip
 
 _EAST, _SOUTH, _WEST, _NORTH = 0.0, np.pi / 2, np.pi, -np.pi / 2
 _PAINT = mix((104, 104, 102), WHITE, 0.55)
 _YELLOW = (84, 176, 206)
+# Longer blocks, m, would hold one hall or lawn too large to look real.
+_LONG_BLOCK = 72.0
 
 
 def size_of(site: Site, name: str) -> tuple[float, float]:
@@ -390,7 +393,7 @@ def helipads(site: Site, rect: Rect) -> None:
             rim = circle(x, y, 8)
             site.mark(np.concatenate((rim, rim[:1])), _YELLOW if site.chance(0.4) else WHITE, 0.4)
             for line in ([(-2, -2.5), (-2, 2.5)], [(2, -2.5), (2, 2.5)], [(-2, 0), (2, 0)]):
-                site.mark(np.array(line) + (x, y), WHITE, 0.5)
+                site.mark(np.array(line) + np.array((x, y)), WHITE, 0.5)
             if site.chance(0.75):
                 length, width = size_of(site, "helicopter")
                 site.add("helicopter", x, y, site.uniform(0, 6.3), length, width)
@@ -476,8 +479,15 @@ BLOCKS: dict[str, Block] = {
 
 
 def fill_block(site: Site, rect: Rect, menu: dict[str, float]) -> None:
-    """Fill a block with one of the menu (name -> weight); blocks that hold allowed classes come oftener."""
+    """Fill a block with one of the menu (name -> weight); blocks that hold allowed classes come oftener.
+
+    A long block is mostly split in two.
+    """
     if not site.sees(rect):
+        return
+    if len(menu) > 1 and max(rect.width, rect.height) > _LONG_BLOCK and site.chance(0.7):
+        for half in rect.halves(gap=2.0):
+            fill_block(site, half, menu)
         return
     fitting = [name for name in menu if BLOCKS[name].least <= min(rect.width, rect.height)] or ["lawn"]
     weights = np.array([menu.get(name, 1.0) * (3.0 if site.allows(*BLOCKS[name].serves) else 1.0) for name in fitting])

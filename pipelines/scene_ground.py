@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipelines.scene_objects import Colour, shade
+from pipelines.scene_pen import Colour, shade
 
 _LEVELS = np.arange(256, dtype=np.float32)
 
@@ -59,8 +59,8 @@ class Ground:
         self._rng = rng
         self._shape = (height, width)
         self._fields = {
-            "broad": _noise(rng, self._shape, (192, 96, 48, 24, 12), (1.0, 0.8, 0.6, 0.4, 0.3)),
-            "fine": _noise(rng, self._shape, (7, 3.5, 1.7), (0.9, 0.8, 0.7)),
+            "broad": _noise(rng, self._shape, 4, (48, 24, 12, 6, 3), (1.0, 0.8, 0.6, 0.4, 0.3)),
+            "fine": _noise(rng, self._shape, 1, (5, 2), (1.0, 0.9)),
         }
         self._textures: dict[str, np.ndarray] = {}
         self.image = self.texture(base).copy()
@@ -71,11 +71,9 @@ class Ground:
             material = MATERIALS[name]
             if material.ripple and "ripple" not in self._fields:
                 self._fields["ripple"] = _ripples(self._rng, self._shape)
-            share = {"broad": material.broad, "fine": material.fine, "ripple": material.ripple}
-            level = np.full(self._shape, np.float32(128.0 * (1 - sum(share.values()))), dtype=np.float32)
-            for field, weight in share.items():
-                if weight:
-                    level += np.float32(weight) * self._fields[field]
+            level = cv2.addWeighted(self._fields["broad"], material.broad, self._fields["fine"], material.fine, 128.0)
+            if material.ripple:
+                level = cv2.addWeighted(level, 1.0, self._fields["ripple"], material.ripple, 0.0)
             level = np.clip(level, 0, 255).astype(np.uint8)
             self._textures[name] = cv2.applyColorMap(level, self._colour_table(material))
         return self._textures[name]
@@ -95,6 +93,10 @@ class Ground:
             source = cv2.convertScaleAbs(source, alpha=tint)
         blend_masked(self.image[window], source, mask)
 
+    def unevenness(self) -> np.ndarray:
+        """(H, W) float32 in grey levels: dirt and wear that lie on roofs and decks as on ground."""
+        return cv2.addWeighted(self._fields["broad"], 0.1, self._fields["fine"], 0.07, 0.0)
+
     def _colour_table(self, material: Material) -> np.ndarray:
         """(256, 1, 3) uint8, dark to light, with this scene's brightness of the material."""
         tone = float(self._rng.uniform(1 - material.spread, 1 + material.spread))
@@ -107,11 +109,10 @@ class Ground:
 
 def blend_masked(target: np.ndarray, source: np.ndarray, mask: np.ndarray) -> None:
     """Copy `source` over `target` where `mask` (uint8) is 255, mixed where it is between; in place."""
-    edge = (mask > 0) & (mask < 255)
-    rows, columns = np.nonzero(edge)
+    rows, columns = np.nonzero(cv2.inRange(mask, 1, 254))
+    cv2.copyTo(source, cv2.compare(mask, 255, cv2.CMP_EQ), target)
     share = mask[rows, columns, None].astype(np.float32) / 255
     mixed = target[rows, columns] * (1 - share) + source[rows, columns] * share
-    np.copyto(target, source, where=(mask == 255)[..., None])
     target[rows, columns] = np.round(mixed).astype(np.uint8)
 
 
@@ -125,8 +126,11 @@ def apply_shadows(image: np.ndarray, mask: np.ndarray, depth: float) -> np.ndarr
     return shaded
 
 
-def develop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What the sensor makes of the scene: grain, blur, noise, exposure, colour cast; grey on some."""
+def develop(image: np.ndarray, unevenness: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What the sensor makes of the scene: blur, noise, exposure, colour cast; grey on some.
+
+    unevenness: (H, W) float32, grey levels added to everything.
+    """
     height, width = image.shape[:2]
     image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.35, 0.85)))
     grey = rng.random() < 0.08
@@ -134,14 +138,13 @@ def develop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     cast = rng.uniform(0.94, 1.06, 3)
     noise = rng.standard_normal((height, width), dtype=np.float32) * np.float32(rng.uniform(1.5, 5.0))
     # Neighbouring pixels share part of the noise, as after the resampling of real imagery.
-    noise = cv2.GaussianBlur(noise, (3, 3), 0.6)
+    noise = cv2.GaussianBlur(noise, (3, 3), 0.6) + unevenness
     if grey:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
         cast = np.ones(3)
     tables = [np.clip((_LEVELS - 118) * (contrast * gain) + 118 * gain + brightness, 0, 255) for gain in cast]
     exposed = cv2.LUT(image, np.round(np.stack(tables, axis=1)).astype(np.uint8)[None])
-    shift = cv2.merge([np.clip(np.round(noise), -40, 40).astype(np.int16)] * 3)
-    return np.clip(exposed.astype(np.int16) + shift, 0, 255).astype(np.uint8)
+    return cv2.add(exposed, cv2.merge([noise] * 3), dtype=cv2.CV_8U)
 
 
 def _shadow_table(loss: float) -> np.ndarray:
@@ -149,24 +152,28 @@ def _shadow_table(loss: float) -> np.ndarray:
 
 
 def _noise(
-    rng: np.random.Generator, shape: tuple[int, int], cells: tuple[float, ...], weights: tuple[float, ...]
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    step: int,
+    cells: tuple[float, ...],
+    weights: tuple[float, ...],
 ) -> np.ndarray:
-    """(H, W) float32 smooth noise about 128, standard deviation 32; `cells` are its wavelengths, px."""
-    height, width = shape
-    total = np.zeros(shape, dtype=np.float32)
+    """(H, W) float32 smooth noise, mean 0, standard deviation 32; `cells`: its wavelengths in steps of `step` px."""
+    height, width = (side // step + 2 for side in shape)
+    total = np.zeros((height, width), dtype=np.float32)
     for cell, weight in zip(cells, weights, strict=True):
-        rows, columns = int(height / cell) + 3, int(width / cell) + 3
-        grid = rng.standard_normal((rows, columns), dtype=np.float32) * np.float32(weight)
-        total += cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR if cell < 4 else cv2.INTER_CUBIC)
+        grid = rng.standard_normal((int(height / cell) + 3, int(width / cell) + 3), dtype=np.float32)
+        total += np.float32(weight) * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     total -= total.mean()
-    return np.float32(32.0) * total / np.float32(max(float(total.std()), 1e-6)) + np.float32(128.0)
+    total *= np.float32(32.0) / np.float32(max(float(total.std()), 1e-6))
+    return total if (height, width) == shape else cv2.resize(total, shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _ripples(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) float32 wavelets, longer along the crest than across."""
+    """(H, W) float32 wavelets about 0, longer along the crest than across."""
     height, width = shape
     across, along = float(rng.uniform(2.5, 6)), float(rng.uniform(9, 20))
     if rng.random() < 0.5:
         across, along = along, across
     grid = rng.standard_normal((int(height / across) + 2, int(width / along) + 2), dtype=np.float32)
-    return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC) * np.float32(38.0) + np.float32(128.0)
+    return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC) * np.float32(38.0)

@@ -1,178 +1,33 @@
-"""The fifteen DOTA classes as drawings: each in its own frame, sized by a pose.
+"""The fifteen DOTA classes as drawings, and what the layouts need to know about each.
 
-Object frame: (forward, right), both from -0.5 to 0.5 across the oriented box, so that a drawing which reaches all four
-sides has a tight label. Colours are BGR. Pixel coordinates name pixel centres, as OpenCV's do.
+Every `draw_*` fills the box of its pen's pose, so that the label is tight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-Colour = tuple[float, float, float]
-Points = Sequence[tuple[float, float]] | np.ndarray
-
-WHITE: Colour = (235, 238, 238)
-DARK: Colour = (45, 42, 40)
-GLASS: Colour = (70, 58, 48)
-GRASS: Colour = (62, 104, 84)
-ASPHALT: Colour = (98, 97, 96)
-CONCRETE: Colour = (166, 176, 180)
-CLAY: Colour = (92, 132, 176)
-
-# OpenCV's antialiased fill reaches about 0.6 px past the polygon on each side; drawings are inset by as much.
-_FILL_GROWTH = 1.2
-_SUBPIXEL_BITS = 4
-
-
-@dataclass(frozen=True)
-class Pose:
-    """Where an object lies.
-
-    x, y: centre, px. heading: rad, clockwise from +x in the image (y points down). length: along the heading, px.
-    width: across it, px.
-    """
-
-    x: float
-    y: float
-    heading: float
-    length: float
-    width: float
-
-    def to_image(self, points: Points) -> np.ndarray:
-        """(N, 2) object frame -> (N, 2) px."""
-        return self._map(points, self.length, self.width)
-
-    def to_ink(self, points: Points) -> np.ndarray:
-        """As `to_image`, but inset so that the painted pixels end where the box ends."""
-        return self._map(points, max(self.length - _FILL_GROWTH, 1.0), max(self.width - _FILL_GROWTH, 1.0))
-
-    def corners(self, margin: float = 0.0) -> np.ndarray:
-        """(4, 2) px: front-left, front-right, back-right, back-left; `margin` px wider on every side."""
-        box = np.array([(0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5)])
-        return self._map(box, self.length + 2 * margin, self.width + 2 * margin)
-
-    def _map(self, points: Points, length: float, width: float) -> np.ndarray:
-        local = np.asarray(points, dtype=np.float64) * (length, width)
-        cos, sin = np.cos(self.heading), np.sin(self.heading)
-        return np.stack(
-            (self.x + local[:, 0] * cos - local[:, 1] * sin, self.y + local[:, 0] * sin + local[:, 1] * cos), axis=1
-        )
-
-
-class Stroke(NamedTuple):
-    """One painted shape.
-
-    points: (N, 2) px. colour: BGR. thickness: px, 0 = filled. height: px above ground, 0 = casts no shadow.
-    floats: whether light passes beneath (wings), so that only the outline is cast and not a solid block.
-    """
-
-    points: np.ndarray
-    colour: Colour
-    thickness: int = 0
-    height: float = 0.0
-    floats: bool = False
-
-
-def paint(image: np.ndarray, strokes: Iterable[Stroke]) -> None:
-    """Paint strokes in order onto (H, W, 3) or (H, W) uint8, in place."""
-    for stroke in strokes:
-        points = _fixed_point(stroke.points)
-        if stroke.thickness:
-            cv2.polylines(image, [points], False, stroke.colour, stroke.thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
-        else:
-            cv2.fillPoly(image, [points], stroke.colour, cv2.LINE_AA, _SUBPIXEL_BITS)
-
-
-def cast_shadows(mask: np.ndarray, strokes: Iterable[Stroke], sun: np.ndarray) -> None:
-    """Mark in (H, W) uint8 where strokes keep the sun off; `sun` (2,) is the shadow's offset per height."""
-    for stroke in strokes:
-        if stroke.height <= 0:
-            continue
-        shadow = stroke.points + sun * stroke.height
-        if not stroke.floats:
-            # A block's shadow is the ground swept from its foot to the shadow of its roof.
-            shadow = cv2.convexHull(np.concatenate((stroke.points, shadow)).astype(np.float32))[:, 0]
-        cv2.fillPoly(mask, [_fixed_point(shadow)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
-
-
-def _fixed_point(points: np.ndarray) -> np.ndarray:
-    return np.round(points * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-
-
-def shade(colour: Colour, factor: float) -> Colour:
-    """The colour made lighter (> 1) or darker (< 1)."""
-    return tuple(float(min(max(channel * factor, 0), 255)) for channel in colour)  # type: ignore[return-value]
-
-
-def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """`share` of the second colour in the first."""
-    return tuple((1 - share) * a + share * b for a, b in zip(first, second, strict=True))  # type: ignore[return-value]
-
-
-def arc(centre: tuple[float, float], radii: tuple[float, float], start: float, stop: float, steps: int) -> np.ndarray:
-    """(steps, 2) points on an ellipse; start and stop in degrees, from forward towards right."""
-    turn = np.deg2rad(np.linspace(start, stop, steps))
-    return np.stack((centre[0] + radii[0] * np.cos(turn), centre[1] + radii[1] * np.sin(turn)), axis=1)
-
-
-def mirrored(side: Points) -> np.ndarray:
-    """A closed outline from its right half, given front to back."""
-    right = np.asarray(side, dtype=np.float64)
-    return np.concatenate((right, right[::-1] * (1, -1)))
-
-
-class Pen:
-    """Collects the strokes of one object, drawn in its own frame.
-
-    pose: the object's box. rng: its own generator. sun: (2,) px, the shadow's offset per height.
-    """
-
-    def __init__(self, pose: Pose, rng: np.random.Generator, sun: np.ndarray) -> None:
-        self.pose = pose
-        self.rng = rng
-        self.aspect = pose.width / pose.length
-        self.strokes: list[Stroke] = []
-        right = np.array([-np.sin(pose.heading), np.cos(pose.heading)])
-        self.sunny_side = -1.0 if float(right @ sun) > 0 else 1.0
-        self.towards_sun = -sun / max(float(np.hypot(*sun)), 1e-9)
-
-    def polygon(self, points: Points, colour: Colour, height: float = 0.0, floats: bool = False) -> None:
-        """Fill a polygon; `height` in px."""
-        self.strokes.append(Stroke(self.pose.to_ink(points), colour, 0, height, floats))
-
-    def rectangle(self, f: tuple[float, float], r: tuple[float, float], colour: Colour, height: float = 0.0) -> None:
-        """Fill a rectangle, forward from f[0] to f[1] and right from r[0] to r[1]."""
-        self.polygon([(f[0], r[0]), (f[1], r[0]), (f[1], r[1]), (f[0], r[1])], colour, height)
-
-    def disc(self, radius: float, colour: Colour, height: float = 0.0, shift: float = 0.0) -> None:
-        """Fill a circle about the centre, radius in box widths, moved `shift` box widths towards the sun."""
-        centre = np.array([self.pose.x, self.pose.y]) + self.towards_sun * shift * self.pose.width
-        ink = max(self.pose.width - _FILL_GROWTH, 1.0) * radius
-        steps = int(np.clip(ink * 1.5, 14, 72))
-        circle = arc((0, 0), (ink, ink), 0, 360 - 360 / steps, steps) + centre
-        self.strokes.append(Stroke(circle, colour, 0, height))
-
-    def line(self, points: Points, colour: Colour, thickness: float = 1.0, closed: bool = False) -> None:
-        """Draw a line; `thickness` in px, at least 1."""
-        path = self.pose.to_ink(points)
-        if closed:
-            path = np.concatenate((path, path[:1]))
-        self.strokes.append(Stroke(path, colour, max(1, round(thickness))))
-
-    def chance(self, probability: float) -> bool:
-        """True with the given probability."""
-        return bool(self.rng.random() < probability)
-
-    def pick(self, colours: Sequence[Colour], weights: Sequence[float] | None = None) -> Colour:
-        """One of the colours, its brightness varied a little."""
-        chances = None if weights is None else np.asarray(weights) / np.sum(weights)
-        return shade(colours[int(self.rng.choice(len(colours), p=chances))], float(self.rng.uniform(0.88, 1.08)))
+from pipelines.scene_pen import (
+    ASPHALT,
+    CONCRETE,
+    CONTAINERS,
+    DARK,
+    GLASS,
+    GRASS,
+    WHITE,
+    Colour,
+    Pen,
+    Pose,
+    Stroke,
+    arc,
+    mirrored,
+    mix,
+    shade,
+)
 
 
 def draw_plane(pen: Pen) -> None:
@@ -197,7 +52,7 @@ def draw_plane(pen: Pen) -> None:
             side,
         )
         pen.polygon(wing, tone, lift, floats=True)
-        pen.line(wing[2:] + (0.012, 0), shade(tone, 0.8))
+        pen.line(wing[2:] + np.array((0.012, 0)), shade(tone, 0.8))
         tail = np.array([(-0.36, 0.01), (-0.455, 0.2), (-0.5, 0.2), (-0.475, 0.01)]) * (1, side)
         pen.polygon(tail, tone, lift, floats=True)
         for place in (0.17, 0.32)[: 2 if pen.aspect > 0.97 and span > 60 else 1]:
@@ -301,16 +156,6 @@ def _draw_cargo_ship(pen: Pen) -> None:
     pen.rectangle((-0.42, -0.39), (-0.12, 0.12), shade(hull, 1.3))
 
 
-CONTAINERS: tuple[Colour, ...] = (
-    (60, 70, 150),
-    (140, 90, 50),
-    (90, 120, 70),
-    (60, 110, 170),
-    (170, 172, 170),
-    (90, 80, 84),
-)
-
-
 def draw_small_vehicle(pen: Pen) -> None:
     """Car, pick-up or van."""
     body = pen.pick(
@@ -398,7 +243,7 @@ def draw_baseball_diamond(pen: Pen) -> None:
     if pen.chance(0.75):
         pen.polygon([(0.4, -0.4), (0.4, 0.14), (-0.14, 0.14), (-0.14, -0.4)], grass)
         pen.disc(0.07, dirt)
-    pen.polygon(arc((0.42, -0.42), (0.1, 0.1), 0, 345, 16), dirt)
+    pen.polygon(arc((0.42, -0.42), (0.08, 0.08), 0, 345, 16), dirt)
     pen.line([(0.42, 0.45), (0.42, -0.42), (-0.45, -0.42)], mix(dirt, WHITE, 0.55))
     for base in ((0.4, 0.16), (-0.16, 0.16), (-0.16, -0.4)):
         pen.rectangle((base[0] - 0.016, base[0] + 0.016), (base[1] - 0.016, base[1] + 0.016), WHITE)
@@ -487,7 +332,7 @@ def draw_soccer_field(pen: Pen) -> None:
 def draw_roundabout(pen: Pen) -> None:
     """Ring of road, kerb, planted island."""
     road = pen.pick([ASPHALT, (118, 120, 120), (82, 80, 80)])
-    pen.disc(0.5, mix(road, WHITE, float(pen.rng.uniform(0.15, 0.6))))
+    pen.disc(0.5, mix(road, WHITE, float(pen.rng.uniform(0.05, 0.4))))
     pen.disc(0.485, road)
     island = float(pen.rng.uniform(0.2, 0.33))
     if pen.chance(0.5):
@@ -515,7 +360,7 @@ def draw_harbor(pen: Pen) -> None:
     height = 0.5 * min(pen.pose.width, 12.0)
     if pen.aspect < 0.16:
         parts = [((-0.5, 0.5), (-0.5, 0.5))]
-    elif pen.chance(0.7) or pen.aspect < 0.24:
+    elif pen.aspect < 0.34:
         half = 0.07
         fingers = finger_places(pen.pose.length, pen.pose.width)
         breadth = 0.75 / pen.pose.length
@@ -641,8 +486,8 @@ KINDS: dict[str, ObjectKind] = {
     "basketball-court": ObjectKind(draw_basketball_court, (25, 29), (0.52, 0.58), (56, 96), "court"),
     "storage-tank": ObjectKind(draw_storage_tank, (9, 30), (1.0, 1.0), (34, 72), "soil", is_round=True),
     "soccer-ball-field": ObjectKind(draw_soccer_field, (85, 105), (0.6, 0.7), (72, 104), "grass"),
-    "roundabout": ObjectKind(draw_roundabout, (30, 60), (1.0, 1.0), (60, 104), "asphalt", is_round=True),
-    "harbor": ObjectKind(draw_harbor, (35, 90), (0.1, 0.4), (64, 104), "water"),
+    "roundabout": ObjectKind(draw_roundabout, (24, 44), (1.0, 1.0), (60, 104), "asphalt", is_round=True),
+    "harbor": ObjectKind(draw_harbor, (35, 90), (0.1, 0.5), (64, 104), "water"),
     "swimming-pool": ObjectKind(draw_swimming_pool, (7, 12), (0.5, 0.8), (36, 72), "paving"),
     "helicopter": ObjectKind(draw_helicopter, (12, 19), (0.74, 0.86), (44, 88), "concrete"),
 }

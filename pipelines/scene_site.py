@@ -14,10 +14,10 @@ import numpy as np
 
 from distill.dota import Labels
 from pipelines.scene_ground import Ground, apply_shadows, develop
-from pipelines.scene_objects import (
+from pipelines.scene_objects import KINDS, draw_object
+from pipelines.scene_pen import (
     CONTAINERS,
     DARK,
-    KINDS,
     WHITE,
     Colour,
     Pen,
@@ -26,7 +26,6 @@ from pipelines.scene_objects import (
     Stroke,
     arc,
     cast_shadows,
-    draw_object,
     mirrored,
     mix,
     paint,
@@ -79,6 +78,13 @@ class Rect(NamedTuple):
         x, y = min(margin, self.width / 2), min(margin, self.height / 2)
         return Rect(self.x0 + x, self.y0 + y, self.x1 - x, self.y1 - y)
 
+    def halves(self, gap: float) -> tuple[Rect, Rect]:
+        """The two halves across the longer side, `gap` m apart."""
+        x, y = self.centre
+        if self.width >= self.height:
+            return self._replace(x1=x - gap / 2), self._replace(x0=x + gap / 2)
+        return self._replace(y1=y - gap / 2), self._replace(y0=y + gap / 2)
+
     def points(self) -> np.ndarray:
         """(4, 2) corners, m."""
         return np.array([(self.x0, self.y0), (self.x1, self.y0), (self.x1, self.y1), (self.x0, self.y1)])
@@ -100,6 +106,9 @@ class Site:
         self.metre = metre
         axis_aligned = rng.random() < 0.2
         self.turn = float(rng.integers(4) * np.pi / 2 if axis_aligned else rng.uniform(0, 2 * np.pi))
+        cos, sin = np.cos(self.turn) * metre, np.sin(self.turn) * metre
+        self._axes = np.array([(cos, sin), (-sin, cos)])
+        self._middle = np.array([(size[0] - 1) / 2, (size[1] - 1) / 2])
         bearing = rng.uniform(0, 2 * np.pi)
         self.sun = np.array([np.cos(bearing), np.sin(bearing)]) * rng.uniform(0.25, 1.0)
         self.radius = float(np.hypot(*size)) / 2 / metre
@@ -119,20 +128,18 @@ class Site:
         return bool(self.rng.random() < probability)
 
     def uniform(self, low: float, high: float) -> float:
-        """A number between low and high."""
-        return float(self.rng.uniform(low, high))
+        """A number between the two bounds, in either order: what does not fit in sight may turn them round."""
+        return low + (high - low) * float(self.rng.random())
 
     def to_image(self, points: Points) -> np.ndarray:
         """(N, 2) m -> (N, 2) px."""
-        cos, sin = np.cos(self.turn), np.sin(self.turn)
-        turned = np.asarray(points, dtype=np.float64) @ np.array([(cos, sin), (-sin, cos)])
-        return turned * self.metre + ((self.size[0] - 1) / 2, (self.size[1] - 1) / 2)
+        return np.asarray(points, dtype=np.float64) @ self._axes + self._middle
 
     def to_site(self, point: tuple[float, float]) -> tuple[float, float]:
         """One point, px -> m."""
-        cos, sin = np.cos(self.turn), np.sin(self.turn)
-        offset = (np.array(point) - ((self.size[0] - 1) / 2, (self.size[1] - 1) / 2)) / self.metre
-        return float(offset[0] * cos + offset[1] * sin), float(offset[1] * cos - offset[0] * sin)
+        # The axes are orthogonal with length `metre`, so that their transpose inverts them.
+        x, y = (np.subtract(point, self._middle) @ self._axes.T) / self.metre**2
+        return float(x), float(y)
 
     def pose(self, x: float, y: float, heading: float, length: float, width: float) -> Pose:
         """A pose in pixels from metres and a heading of the site frame."""
@@ -242,11 +249,18 @@ class Site:
     def wake(self, x: float, y: float, heading: float, length: float, width: float) -> None:
         """Foam behind a moving ship, outside its box; m."""
         pose = self.pose(x, y, heading, length, width)
-        water = np.median(self.ground.texture("water")[::16, ::16].reshape(-1, 3), axis=0)
-        for reach, spread, share in ((2.4, 1.5, 0.2), (1.7, 0.9, 0.4), (1.1, 0.45, 0.65)):
-            tail = mirrored([(-0.5, 0.3), (-0.5 - reach, spread)])
-            foam = mix(tuple(water), WHITE, share * 0.6)  # type: ignore[arg-type]
-            self._flat.append(Stroke(pose.to_image(tail), foam))
+        column, row = (
+            int(np.clip(value, 0, limit - 1)) for value, limit in zip((pose.x, pose.y), self.size, strict=True)
+        )
+        water: Colour = tuple(float(channel) for channel in self.ground.image[row, column])  # type: ignore[assignment]
+        reach = self.uniform(0.8, 2.2)
+        self._flat.append(Stroke(pose.to_image(mirrored([(-0.5, 0.36), (-0.5 - reach, 0.1)])), mix(water, WHITE, 0.22)))
+        self._flat.append(
+            Stroke(pose.to_image(mirrored([(-0.5, 0.3), (-0.5 - 0.5 * reach, 0.1)])), mix(water, WHITE, 0.5))
+        )
+        for side in (-1.0, 1.0):
+            wave = pose.to_image([(-0.5, 0.5 * side), (-0.5 - 0.8 * reach, (0.5 + 0.9 * reach) * side)])
+            self._flat.append(Stroke(wave, mix(water, WHITE, 0.18), max(1, round(0.08 * pose.width))))
 
     def labels(self) -> Labels:
         """The labels so far, difficulty 0."""
@@ -264,7 +278,7 @@ class Site:
         cast_shadows(shadow, self._raised, self.sun)
         image = apply_shadows(image, shadow, self.uniform(0.45, 0.7))
         paint(image, self._raised)
-        return develop(image, self.rng)
+        return develop(image, self.ground.unevenness(), self.rng)
 
     def _scenery_pen(self, rect: Rect, turn: float, *, reserve: bool = True) -> Pen | None:
         """A pen for unlabelled scenery; None where it would be unseen or in the way."""
@@ -277,13 +291,15 @@ class Site:
         return Pen(pose, self.rng, self.sun)
 
     def _footprint(self, polygon: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
-        low = np.clip(np.floor(polygon.min(axis=0)).astype(int), 0, self.size)
-        high = np.clip(np.ceil(polygon.max(axis=0)).astype(int) + 1, 0, self.size)
-        high = np.maximum(high, low)
-        mask = np.zeros((high[1] - low[1], high[0] - low[0]), dtype=np.uint8)
+        left, top = (min(max(int(side), 0), limit) for side, limit in zip(polygon.min(axis=0), self.size, strict=True))
+        right, bottom = (
+            min(max(int(side) + 2, low), limit)
+            for side, low, limit in zip(polygon.max(axis=0), (left, top), self.size, strict=True)
+        )
+        mask = np.zeros((bottom - top, right - left), dtype=np.uint8)
         if mask.size:
-            cv2.fillPoly(mask, [np.round((polygon - low) * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
-        return (slice(low[1], high[1]), slice(low[0], high[0])), mask
+            cv2.fillPoly(mask, [np.round((polygon - (left, top)) * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
+        return (slice(top, bottom), slice(left, right)), mask
 
 
 def _draw_building(pen: Pen, height: float) -> None:

@@ -1,4 +1,4 @@
-"""Themes of the built-in scenes: airport, marina, port, river, sports ground, town, industry, and the compact one."""
+"""Themes of the built-in scenes: airport, marina, port, river, sports ground, town, industry."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from itertools import pairwise
 import numpy as np
 
 from pipelines.scene_blocks import add_vehicle, apron, fill_block, road
-from pipelines.scene_objects import CONCRETE, KINDS, WHITE, Pose, finger_places
+from pipelines.scene_objects import KINDS, finger_places
+from pipelines.scene_pen import WHITE
 from pipelines.scene_site import Rect, Site, circle, scatter_trees, strip
 
 _TOWN = {
     "houses": 3.0,
-    "car park": 1.5,
+    "car park": 1.0,
     "courts": 1.2,
     "park": 0.7,
     "pool club": 0.8,
@@ -27,7 +28,7 @@ _INDUSTRY = {
     "warehouse": 1.5,
     "car park": 1.0,
     "container yard": 0.7,
-    "helipads": 0.8,
+    "helipads": 1.3,
     "lawn": 0.3,
 }
 _SPORTS = {
@@ -39,7 +40,7 @@ _SPORTS = {
     "park": 0.5,
     "houses": 0.5,
 }
-_COAST = {"car park": 2.0, "houses": 1.2, "pool club": 1.0, "warehouse": 0.8, "park": 0.6, "courts": 0.6}
+_COAST = {"car park": 1.3, "houses": 1.2, "pool club": 1.0, "warehouse": 0.8, "park": 0.6, "courts": 0.6}
 _RIVERSIDE = {
     "farmland": 1.2,
     "houses": 1.2,
@@ -49,19 +50,20 @@ _RIVERSIDE = {
     "ball field": 0.6,
     "sports field": 0.6,
 }
-_LANDSIDE = {"car park": 2.0, "warehouse": 1.2, "helipads": 2.0, "lawn": 0.5, "truck yard": 0.8}
+_LANDSIDE = {"car park": 1.0, "warehouse": 1.2, "helipads": 2.5, "lawn": 0.5, "truck yard": 0.8}
 _PORT = {"container yard": 1.5, "truck yard": 1.5, "tank farm": 1.5, "warehouse": 1.2, "car park": 0.6}
 
 
 _SOUTH = np.pi / 2
-_UP = -np.pi / 2
-# In the compact theme a metre is five pixels at scale 1: it only sizes the scenery beside the objects.
-PIXELS_PER_METRE = 5.0
 
 
 @dataclass(frozen=True)
 class Theme:
-    """A kind of scene. build: lays it out. serves: classes it is made for. base: ground. metre: px per metre."""
+    """A kind of scene.
+
+    build: lays it out. serves: classes it is made for. base: bare ground. metre: px per metre at scale 1, least and
+    most. weight: how often it comes.
+    """
 
     build: Callable[[Site], None]
     serves: tuple[str, ...]
@@ -113,7 +115,9 @@ def city(
                 at_origin = x0 < 0 < x1 and y0 < 0 < y1
                 fill_block(site, block.shrunk(1.5), middle if middle and at_origin else menu)
     for x, y, diameter in circles:
-        site.patch(circle(x, y, diameter / 2 + 2.5), CONCRETE)
+        site.fill(circle(x, y, diameter / 2 + site.uniform(0.5, 3)), "paving")
+        for arm in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            site.fill(strip((x, y), (x + arm[0] * (diameter / 2 + 4), y + arm[1] * (diameter / 2 + 4)), width), "road")
         site.add("roundabout", x, y, 0.0, diameter, diameter, on_top=True)
 
 
@@ -142,7 +146,7 @@ def town(site: Site) -> None:
         _TOWN,
         cuts(site, -reach, reach, site.uniform(75, 110)),
         cuts(site, -reach, reach, site.uniform(55, 80)),
-        circus=0.75,
+        circus=0.6,
     )
 
 
@@ -167,7 +171,7 @@ def sports_ground(site: Site) -> None:
 def airport(site: Site) -> None:
     """Landside blocks, terminal, apron with aircraft, taxiway, runway."""
     reach = site.radius
-    terminal = site.uniform(-0.5, 0.0) * reach
+    terminal = site.uniform(-0.45, 0.1) * reach
     landside = Rect(-reach, -reach, reach, terminal - 30)
     city(site, landside, _LANDSIDE, cuts(site, -reach, reach, 105), cuts(site, -reach, terminal - 30, 70), circus=0.2)
     site.fill(Rect(-reach, terminal - 30, reach, terminal), "concrete")
@@ -213,7 +217,8 @@ def marina(site: Site) -> None:
             site.add("harbor", x + breadth / 2, coast + length / 2 - 1, _SOUTH, length, deck, on_top=True)
             _moor_in_a_row(site, x + breadth / 2, coast + 6, length - 8, deck / 2, yacht)
         else:
-            breadth, length = site.uniform(9, 16), site.uniform(20, 34)
+            breadth = site.uniform(9, 16)
+            length = breadth / site.uniform(0.38, 0.6)
             site.add("harbor", x + breadth / 2, coast + length / 2 - 1, _SOUTH, length, breadth)
         x += breadth + site.uniform(4, 22)
     _ships_under_way(site, Rect(-reach, coast + 50, reach, reach), int(site.rng.integers(2, 9)), (7, 22))
@@ -255,10 +260,10 @@ def river(site: Site) -> None:
     wobble = site.rng.uniform(0, 2.5, (2, len(steps)))
     banks = np.concatenate((np.stack((steps, north + wobble[0]), 1), np.stack((steps, south - wobble[1]), 1)[::-1]))
     site.fill(banks, "river" if site.chance(0.6) else "water")
-    xs = cuts(site, -reach, reach, site.uniform(75, 120))
+    xs = cuts(site, -reach, reach, site.uniform(62, 105))
     for x in xs:
-        if site.chance(0.75):
-            deck, length = site.uniform(9, 17), width + 8
+        if site.chance(0.8):
+            deck, length = site.uniform(5.5, 17), width + 8
             road(site, (x, north - 6), (x, north), deck, 0)
             road(site, (x, south), (x, south + 6), deck, 0)
             if site.add("bridge", x, middle, _SOUTH, length, deck, on_top=True):
@@ -335,114 +340,14 @@ def _ships_under_way(site: Site, rect: Rect, count: int, lengths: tuple[float, f
             site.wake(x, y, heading, length, beam)
 
 
-def compact(site: Site) -> None:
-    """Three to eight objects of any allowed class on a patch of land, a shore or open water; for small images."""
-    names = [name for name in KINDS if site.allows(name)]
-    if not names:
-        scatter_trees(site, Rect(-site.radius, -site.radius, site.radius, site.radius), 6)
-        return
-    chosen = [names[int(site.rng.integers(len(names)))] for _ in range(int(site.rng.integers(3, 9)))]
-    wet = sum(_is_afloat(name) for name in chosen) / len(chosen)
-    shore = _compact_shore(site, wet)
-    longest = 0.42 * min(site.size) / site.metre
-    sizes = [min(site.uniform(*KINDS[name].compact) / PIXELS_PER_METRE, longest) for name in chosen]
-    for order in np.argsort(sizes)[::-1]:
-        _place_compact(site, chosen[order], sizes[order], shore)
-    reach = site.radius
-    scatter_trees(site, Rect(-reach, -reach, reach, shore - 1), int(site.rng.integers(2, 9)), (1.0, 2.2))
-    for _ in range(int(site.rng.integers(0, 3))):
-        x, y = site.uniform(-reach, reach), site.uniform(-reach, shore)
-        long, short = site.uniform(3, 8), site.uniform(2, 6)
-        building = Rect(x - long, y - short, x + long, y + short)
-        if building.y1 < shore:
-            site.building(building, 3.0, turn=site.uniform(0, 3.1))
-
-
-def _is_afloat(name: str) -> bool:
-    return name in ("ship", "harbor")
-
-
-def _compact_shore(site: Site, wet: float) -> float:
-    """Divide the scene into land above and water below; returns the shore (y, m)."""
-    reach = 1.5 * site.radius
-    half = min(site.size) / 2 / site.metre
-    if wet == 0:
-        shore = reach
-    elif wet == 1 and site.chance(0.6):
-        shore = -reach
-    else:
-        shore = half * (1 - 2 * float(np.clip(wet, 0.35, 0.65))) + site.uniform(-0.1, 0.1) * half
-    if shore < reach:
-        site.fill(Rect(-reach, shore, reach, reach), "water" if site.chance(0.7) else "river")
-        site.fill(Rect(-reach, shore - 1.2, reach, shore), "concrete" if site.chance(0.5) else "soil")
-    if shore > -reach and site.chance(0.5):
-        x = site.uniform(-0.6, 0.6) * half
-        site.fill(
-            Rect(x, -reach, x + site.uniform(0.6, 1.4) * half, shore - 1.2),
-            ("asphalt", "dry grass", "paving", "soil")[int(site.rng.integers(4))],
-        )
-    return shore
-
-
-def _place_compact(site: Site, name: str, length: float, shore: float) -> None:
-    """Find a free place of the right ground for one object; smaller after every few failures, else none."""
-    kind = KINDS[name]
-    aspect = site.uniform(*kind.aspect)
-    if name == "plane" and site.chance(0.3):
-        aspect = site.uniform(1.12, 1.28)
-    if name == "harbor":
-        aspect = max(aspect, 4.5 / (length * site.metre))
-    for attempt in range(48):
-        size = length * 0.85 ** (attempt // 12)
-        width = size * aspect
-        pixel = (site.uniform(0, site.size[0]), site.uniform(0, site.size[1]))
-        heading = (
-            float(site.rng.integers(4) * np.pi / 2) - site.turn if site.chance(0.2) else site.uniform(0, 2 * np.pi)
-        )
-        if kind.is_round:
-            heading = _UP - site.turn
-        x, y = site.to_site(pixel)
-        pose = site.pose(x, y, heading, size, width)
-        corners = pose.corners()
-        if site.share_inside(corners) < (0.75 if site.chance(0.1) else 1.0) or not site.is_free(pose.corners(margin=3)):
-            continue
-        depths = [site.to_site(tuple(corner))[1] - shore for corner in corners]
-        on_ground = min(depths) > 0.3 if _is_afloat(name) else max(depths) < -1.5
-        if on_ground:
-            _compact_setting(site, name, pose, (x, y), heading, size, width)
-            if site.add(name, x, y, heading, size, width):
-                return
-
-
-def _compact_setting(
-    site: Site, name: str, pose: Pose, spot: tuple[float, float], heading: float, length: float, width: float
-) -> None:
-    """The ground about an object: a road under a car, water under a bridge, an apron under a court or plane."""
-    along = np.array([np.cos(heading), np.sin(heading)])
-    across = np.array([-along[1], along[0]])
-    centre = np.asarray(spot)
-    if name == "bridge":
-        site.fill(strip(centre - along * length, centre + along * length, 0.86 * width), "road")
-        pond = strip(centre - across * width * 2.2, centre + across * width * 2.2, 0.88 * length)
-        site.fill(pond, "river" if site.chance(0.5) else "water")
-        site.reserve(site.to_image(strip(centre - across * width * 2.2, centre - across * width * 0.6, 0.88 * length)))
-        site.reserve(site.to_image(strip(centre + across * width * 0.6, centre + across * width * 2.2, 0.88 * length)))
-    elif name == "roundabout":
-        for turn in np.arange(int(site.rng.integers(3, 5))) * np.pi / 2:
-            site.fill(strip(spot, tuple(centre + length * (np.cos(turn), np.sin(turn))), 0.26 * length), "road")
-    elif name in ("small-vehicle", "large-vehicle") and site.chance(0.6):
-        site.fill(strip(centre - along * length * 1.5, centre + along * length * 1.5, 2.2 * width), "road")
-    elif KINDS[name].ground in ("concrete", "paving", "court", "asphalt") and site.chance(0.8):
-        margin = site.uniform(0.1, 0.3) * min(pose.length, pose.width)
-        site.ground.fill(pose.corners(margin), KINDS[name].ground)
-
-
 THEMES: dict[str, Theme] = {
-    "airport": Theme(airport, ("plane", "helicopter", "small-vehicle", "large-vehicle"), "grass", (2.9, 4.8), 1.3),
-    "marina": Theme(marina, ("ship", "harbor", "small-vehicle", "swimming-pool"), "water", (3.6, 5.6), 1.1),
-    "port": Theme(port, ("ship", "harbor", "large-vehicle", "storage-tank"), "water", (2.8, 4.4), 0.9),
+    "airport": Theme(
+        airport, ("plane", "helicopter", "small-vehicle", "large-vehicle"), "grass", (2.9, 4.8), weight=1.4
+    ),
+    "marina": Theme(marina, ("ship", "harbor", "small-vehicle", "swimming-pool"), "water", (3.6, 5.6), weight=0.9),
+    "port": Theme(port, ("ship", "harbor", "large-vehicle", "storage-tank"), "water", (2.8, 4.4), weight=0.8),
     "river": Theme(
-        river, ("bridge", "ship", "storage-tank", "roundabout", "baseball-diamond"), "grass", (3.2, 5.2), 1.2
+        river, ("bridge", "ship", "storage-tank", "roundabout", "baseball-diamond"), "grass", (3.2, 5.2), weight=1.8
     ),
     "sports ground": Theme(
         sports_ground,
@@ -456,17 +361,16 @@ THEMES: dict[str, Theme] = {
         ),
         "grass",
         (3.4, 4.8),
-        1.4,
+        weight=1.6,
     ),
     "town": Theme(
         town,
         ("roundabout", "small-vehicle", "swimming-pool", "tennis-court", "basketball-court", "baseball-diamond"),
         "grass",
         (3.8, 6.0),
-        1.3,
+        weight=1.0,
     ),
     "industry": Theme(
-        industry, ("storage-tank", "large-vehicle", "small-vehicle", "helicopter"), "concrete", (3.4, 5.4), 1.2
+        industry, ("storage-tank", "large-vehicle", "small-vehicle", "helicopter"), "concrete", (3.4, 5.4), weight=1.1
     ),
 }
-COMPACT_BASES = ("grass", "dry grass", "soil", "concrete", "asphalt", "forest")

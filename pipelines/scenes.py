@@ -16,9 +16,10 @@ import numpy as np
 from rich.progress import track
 
 from distill.dota import DOTA_CLASSES, Labels, format_labels
-from pipelines import scene_blocks, scene_ground, scene_objects, scene_site, scene_themes
+from pipelines import scene_blocks, scene_compact, scene_ground, scene_objects, scene_pen, scene_site, scene_themes
+from pipelines.scene_compact import COMPACT_BASES, PIXELS_PER_METRE, compact
 from pipelines.scene_site import Site
-from pipelines.scene_themes import COMPACT_BASES, PIXELS_PER_METRE, THEMES
+from pipelines.scene_themes import THEMES
 
 _SMALLEST_SIDE = 64
 # Below this many metres or pixels a town block or a marina does not fit the image.
@@ -46,7 +47,8 @@ def render_scene(
 
     size: (width, height), px, at least 64 each. classes: names that may appear. scale: multiplies object sizes; at 1 a
     car is about 20 px long. Images too small for a layout of streets hold a compact scene: three to eight objects
-    whose longer side is 32 to 104 px at scale 1, at most 0.42 of the shorter image side.
+    whose longer side is 32 to 104 px at scale 1, at most 0.42 of the shorter image side. What would be narrower than
+    3.5 px is left out.
 
     Raises:
         ValueError: an unknown class, an image side below 64 or a scale that is not positive.
@@ -110,7 +112,7 @@ def _theme_site(rng: np.random.Generator, size: tuple[int, int], classes: Sequen
 def _compact_site(rng: np.random.Generator, size: tuple[int, int], classes: Sequence[str], scale: float) -> Site:
     base = COMPACT_BASES[int(rng.integers(len(COMPACT_BASES)))]
     site = Site(rng, size, classes, PIXELS_PER_METRE * scale, base)
-    scene_themes.compact(site)
+    compact(site)
     return site
 
 
@@ -132,7 +134,7 @@ def _scene_seed(seed: int, number: int) -> int:
 def _settings_line(seed: int, size: tuple[int, int], classes: Sequence[str], scale: float) -> str:
     """What scenes depend on, the drawing code included: a changed tree species must not pass for the old scene."""
     code = hashlib.sha256()
-    for module in (scene_objects, scene_ground, scene_site, scene_blocks, scene_themes):
+    for module in (scene_pen, scene_objects, scene_ground, scene_site, scene_blocks, scene_themes, scene_compact):
         code.update(Path(str(module.__file__)).read_bytes())
     code.update(Path(__file__).read_bytes())
     return f"seed {seed} size {size[0]}x{size[1]} scale {scale} classes {','.join(classes)} code {code.hexdigest()}"

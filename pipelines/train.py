@@ -1,9 +1,11 @@
 """Train any detector of configs/ on mmengine's runner: plain, live, or from a cache.
 
-    python -m pipelines.train --config configs/plain/gwd_r18_1x_dota.py
+python -m pipelines.train --config configs/plain/gwd_r18_1x_dota.py
 """
 
 from __future__ import annotations
+
+import pipelines.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import sys
@@ -57,7 +59,9 @@ def require_training_images(config: Config) -> None:
     dataset = config.train_dataloader.dataset
     folder = Path(dataset.get("data_root", "")) / dataset.data_prefix["img_path"]
     if not folder.is_dir():
-        raise ValueError(f"no training patches at {folder}. Make them with: make data CONFIG=<this config> DOTA_ROOT=<folder>")
+        raise ValueError(
+            f"no training patches at {folder}. Make them with: make data CONFIG=<this config> DOTA_ROOT=<folder>"
+        )
 
 
 def require_pretrained(model: Mapping[str, Any]) -> None:

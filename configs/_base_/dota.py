@@ -24,7 +24,9 @@ patch_overlap = 200
 scenes = dict(train=24, val=8, image_size=(1400, 1400), scale=1.0, seed=0)
 
 # 25 % each: none, horizontal, vertical, diagonal; ground truth flips as in mmrotate 0.x (W - 1 - x).
-flip = dict(type="RandomViewFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"], flip_offset=1.0)
+flip = dict(
+    type="RandomViewFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"], flip_offset=1.0
+)
 train_pipeline = [
     dict(type="LoadPatch"),
     dict(type="mmdet.LoadAnnotations", with_bbox=True, box_type="qbox"),

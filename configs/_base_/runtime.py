@@ -2,7 +2,15 @@
 
 default_scope = "mmrotate"
 custom_imports = dict(
-    imports=["mmrotate", "distill.heads", "distill.losses", "distill.detectors", "distill.transforms", "distill.datasets"],
+    imports=[
+        "mmrotate",
+        "distill.heads",
+        "distill.losses",
+        "distill.detectors",
+        "distill.transforms",
+        "distill.datasets",
+        "distill.metric",
+    ],
     allow_failed_imports=False,
 )
 
@@ -13,7 +21,9 @@ default_hooks = dict(
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type="DistSamplerSeedHook"),
 )
-env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl"))
+env_cfg = dict(
+    cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl")
+)
 vis_backends = [dict(type="LocalVisBackend")]
 visualizer = dict(type="mmdet.DetLocalVisualizer", vis_backends=vis_backends, name="visualizer")
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)

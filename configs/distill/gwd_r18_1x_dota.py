@@ -7,9 +7,7 @@ about 37.5. Published hardware: 2 GPUs x 1 image.
 
 _base_ = ["../plain/gwd_r18_1x_dota.py", "../_base_/distill.py"]
 
-teacher = dict(
-    config="configs/teacher/gwd_r34_2x_dota.py", checkpoint="work_dirs/teacher_gwd_r34_2x_dota/epoch_24.pth"
-)
+teacher = dict(config="configs/teacher/gwd_r34_2x_dota.py", checkpoint="work_dirs/teacher_gwd_r34_2x_dota/epoch_24.pth")
 cache = "caches/gwd_r34_dota.zarr"
 
 model = dict(type="CachedDistiller", distillation={{_base_.distillation}})

@@ -7,10 +7,6 @@ Published hardware: 2 GPUs x 1 image.
 
 _base_ = ["../plain/gwd_r18_1x_dota.py", "../_base_/distill.py"]
 
-teacher = dict(
-    config="configs/teacher/gwd_r34_2x_dota.py", checkpoint="work_dirs/teacher_gwd_r34_2x_dota/epoch_24.pth"
-)
-model = dict(
-    type="LiveDistiller", distillation={{_base_.distillation}}, teacher=teacher, region={{_base_.region}}
-)
+teacher = dict(config="configs/teacher/gwd_r34_2x_dota.py", checkpoint="work_dirs/teacher_gwd_r34_2x_dota/epoch_24.pth")
+model = dict(type="LiveDistiller", distillation={{_base_.distillation}}, teacher=teacher, region={{_base_.region}})
 work_dir = "work_dirs/live_gwd_r18_1x_dota"

@@ -317,6 +317,14 @@ def test_a_detection_matches_its_best_object_only() -> None:
     assert ap_of(found, truth) == pytest.approx(6 / 11)
 
 
+def test_equal_overlaps_match_the_first_object_of_the_file() -> None:
+    # The same object annotated twice, difficult first: the detection goes to the difficult one and is ignored.
+    assert ap_of(detections(("P0", 0.9, SQUARE)), {"P0": labels((SQUARE, "ship", 1), (SQUARE, "ship", 0))}) == 0
+    assert ap_of(
+        detections(("P0", 0.9, SQUARE)), {"P0": labels((SQUARE, "ship", 0), (SQUARE, "ship", 1))}
+    ) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("level", [1, 2])
 def test_difficult_objects_neither_count_nor_cost(level: int) -> None:
     far = rectangle(50, 0, 10, 10)

@@ -97,7 +97,9 @@ class GoldenAssigner:
     def assign(self, priors, gt_instances, gt_instances_ignore=None) -> AssignResult:
         overlaps = self.iou_calculator(gt_instances.bboxes, priors.priors).max(dim=0).values
         gt_inds = torch.where(overlaps < 0.4, 0, -1)
-        gt_inds[torch.from_numpy(self.assigned["pos_inds"]).long()] = torch.from_numpy(self.assigned["pos_gt"]).long() + 1
+        gt_inds[torch.from_numpy(self.assigned["pos_inds"]).long()] = (
+            torch.from_numpy(self.assigned["pos_gt"]).long() + 1
+        )
         assert abs(int((gt_inds == 0).sum()) - int(self.assigned["neg_inds_count"])) <= 2
         labels = torch.where(gt_inds > 0, gt_instances.labels[(gt_inds - 1).clamp(min=0)], -1)
         return AssignResult(len(gt_instances), gt_inds, overlaps, labels)

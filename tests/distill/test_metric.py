@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from mmengine.structures import InstanceData
 from mmrotate.registry import METRICS
 from mmrotate.structures.bbox import RotatedBoxes
 
-import distill.metric  # noqa: F401  registers DotaDevkitMetric
 from distill.devkit import evaluate_detections, read_detections, read_ground_truth
+from distill.metric import DotaDevkitMetric
 
 CLASSES = ("ship", "harbor")
 SHIP, HARBOR = 0, 1
@@ -64,14 +65,18 @@ def found_all() -> list[DetDataSample]:
     ]
 
 
-def evaluate(samples: list[DetDataSample], **options: object) -> dict[str, float]:
+def evaluate(samples: list[DetDataSample], **options: Any) -> dict[str, float]:
     """The metric's figures as a runner gets them."""
-    metric = METRICS.build({"type": "DotaDevkitMetric", **options})
-    evaluator = Evaluator(metric)
+    evaluator = Evaluator(DotaDevkitMetric(**options))
     evaluator.dataset_meta = {"classes": CLASSES}
     for one in samples:
         evaluator.process([one])
     return evaluator.evaluate(len(samples))
+
+
+def test_configs_find_the_metric_by_name() -> None:
+    # Looked up, not built: METRICS.build would first import every model of mmdet.
+    assert METRICS.module_dict["DotaDevkitMetric"] is DotaDevkitMetric
 
 
 def test_figures_of_merged_images(label_folder: Path) -> None:
@@ -92,7 +97,7 @@ def test_neither_order_nor_repeated_patches_matter(label_folder: Path) -> None:
 
 def test_files_hold_what_was_evaluated(label_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "work" / "val"
-    options = {"label_folder": str(label_folder), "outfile_prefix": str(out), "legacy_cumulative": True}
+    options: dict[str, Any] = {"label_folder": str(label_folder), "outfile_prefix": str(out), "legacy_cumulative": True}
     figures = evaluate(found_all(), **options)
     # Merged: one ship, the better one, shifted by 824.
     assert (out / "Task1_ship.txt").read_text() == (
@@ -139,8 +144,8 @@ def test_images_that_were_not_inferred_count_and_are_named(label_folder: Path, m
 
 def test_refusals(label_folder: Path) -> None:
     with pytest.raises(ValueError, match=r"label folder .*none does not exist"):
-        METRICS.build({"type": "DotaDevkitMetric", "label_folder": str(label_folder / "none")})
-    metric = METRICS.build({"type": "DotaDevkitMetric", "label_folder": str(label_folder)})
+        DotaDevkitMetric(str(label_folder / "none"))
+    metric = DotaDevkitMetric(str(label_folder))
     with pytest.raises(ValueError, match="has no img_id; keep it in the meta_keys of PackDetInputs"):
         metric.process(None, [{"pred_instances": {}}])
     with pytest.raises(ValueError, match="meta information names no classes"):

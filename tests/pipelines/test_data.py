@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +21,7 @@ import pytest
 from distill.dota import read_labels
 from pipelines.command import run_command
 from pipelines.data import exclusive, main, make_parser
+from pipelines.scenes import write_scenes
 
 REPOSITORY = Path(__file__).parents[2]
 PLANE = "1 1 9 1 9 9 1 9 plane 0\n"
@@ -50,14 +53,30 @@ def write_image(root: Path, split: str, image_id: str, labels: str = PLANE, size
     return path
 
 
-@pytest.fixture
-def dota(tmp_path: Path) -> Path:
+def write_dota(root: Path) -> Path:
     """A DOTA folder of two train images and one val image."""
-    root = tmp_path / "dota"
     write_image(root, "train", "P1")
     write_image(root, "train", "P2__x", labels="")
     write_image(root, "val", "P3")
     return root
+
+
+@pytest.fixture
+def dota(tmp_path: Path) -> Path:
+    return write_dota(tmp_path / "dota")
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    assert run(write_config(folder), write_dota(folder / "dota")) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(tmp_path: Path, finished_once: Path) -> Path:
+    """A folder with dota/ and the patches of it in out/; copied, for nothing in there knows where it lies."""
+    return Path(shutil.copytree(finished_once, tmp_path, dirs_exist_ok=True))
 
 
 def run(config: Path, dota_root: Path | None = None, *arguments: str) -> int:
@@ -103,28 +122,24 @@ def test_other_folder_same_bytes_whatever_the_workers(tmp_path: Path, dota: Path
     assert tree(tmp_path / "a/out") == tree(tmp_path / "b/out")
 
 
-def test_summary_is_a_table(tmp_path: Path, dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(write_config(tmp_path), dota) == 0
+def test_summary_is_a_table(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(write_config(finished), finished / "dota") == 0
     table = capsys.readouterr().out
     for text in ("split", "images", "patches", "empty patches", "objects", "bytes", "train", "val"):
         assert text in table
 
 
-def test_second_run_touches_nothing(tmp_path: Path, dota: Path) -> None:
-    config = write_config(tmp_path)
-    assert run(config, dota) == 0
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert run(config, dota) == 0
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+def test_second_run_touches_nothing(finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished / "out").rglob("*") if path.is_file()}
+    assert run(write_config(finished), finished / "dota") == 0
+    assert {path: path.stat().st_mtime_ns for path in (finished / "out").rglob("*") if path.is_file()} == before
 
 
-def test_lost_patch_is_made_again(tmp_path: Path, dota: Path) -> None:
-    config = write_config(tmp_path)
-    assert run(config, dota) == 0
-    before = tree(tmp_path / "out")
-    (tmp_path / "out/train/images/P1__16__4___0.png").unlink()
-    assert run(config, dota) == 0
-    assert tree(tmp_path / "out") == before
+def test_lost_patch_is_made_again(finished: Path) -> None:
+    before = tree(finished / "out")
+    (finished / "out/train/images/P1__16__4___0.png").unlink()
+    assert run(write_config(finished), finished / "dota") == 0
+    assert tree(finished / "out") == before
 
 
 def test_synthetic_scenes_of_patch_size_give_one_patch_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,15 +160,30 @@ def test_synthetic_scenes_of_patch_size_give_one_patch_each(tmp_path: Path, caps
     assert tree(out) == before
 
 
-def test_scenes_killed_while_rendering_are_rendered_again(tmp_path: Path) -> None:
-    for name in ("whole", "killed"):
+def test_scenes_stopped_while_rendering_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
     assert run(write_config(tmp_path / "whole")) == 0
-    unfinished = tmp_path / "killed/out/scenes/.train.partial/images"
-    unfinished.mkdir(parents=True)
-    (unfinished / "S0009.png").write_bytes(b"half")
-    assert run(write_config(tmp_path / "killed")) == 0
-    assert tree(tmp_path / "killed/out") == tree(tmp_path / "whole/out")
+
+    def stop_at_val(folder: Path, count: int, **settings: Any) -> None:
+        if folder.name == "val":
+            raise OSError("no space left")
+        write_scenes(folder, count, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.scenes.write_scenes", stop_at_val)
+        assert run(write_config(tmp_path / "stopped")) == 1
+    assert run(write_config(tmp_path / "stopped")) == 0
+    assert tree(tmp_path / "stopped/out") == tree(tmp_path / "whole/out")
+
+
+def test_other_scenes_are_refused_before_they_are_rendered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(write_config(tmp_path)) == 0
+    before = tree(tmp_path / "out")
+    scenes = {"train": 2, "val": 1, "image_size": (64, 64), "scale": 0.25, "seed": 2}
+    assert run(write_config(tmp_path, scenes=scenes)) == 1
+    assert "scenes.seed is 1 there, 2 here" in capsys.readouterr().err
+    assert tree(tmp_path / "out") == before
 
 
 @dataclass(frozen=True)
@@ -229,20 +259,15 @@ OTHER_SOURCES = [
 
 
 @pytest.mark.parametrize("case", OTHER_SOURCES, ids=lambda case: case.id)
-def test_another_source_is_refused(
-    tmp_path: Path, dota: Path, case: Refusal, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = write_config(tmp_path)
-    assert run(config, dota) == 0
-    before = tree(tmp_path / "out")
-    capsys.readouterr()
-    case.change(dota)
-    assert run(config, dota) == 1
+def test_another_source_is_refused(finished: Path, case: Refusal, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(finished / "out")
+    case.change(finished / "dota")
+    assert run(write_config(finished), finished / "dota") == 1
     error = capsys.readouterr().err
     assert case.message in error
-    assert f"Use another data_root in the config, or delete {tmp_path / 'out'} and run again" in error
+    assert f"Use another data_root in the config, or delete {finished / 'out'} and run again" in error
     assert error.count("\n") == 1
-    assert tree(tmp_path / "out") == before
+    assert tree(finished / "out") == before
 
 
 @pytest.mark.parametrize(
@@ -256,20 +281,15 @@ def test_another_source_is_refused(
     ids=["patch size", "overlap", "classes", "scenes instead of DOTA"],
 )
 def test_other_parameters_are_refused(
-    tmp_path: Path,
-    dota: Path,
-    changes: dict[str, object],
-    synthetic: bool,
-    message: str,
-    capsys: pytest.CaptureFixture[str],
+    finished: Path, changes: dict[str, object], synthetic: bool, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(write_config(tmp_path), dota) == 0
-    before = tree(tmp_path / "out")
-    assert run(write_config(tmp_path, **changes), None if synthetic else dota) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
+    before = tree(finished / "out")
+    assert run(write_config(finished, **changes), None if synthetic else finished / "dota") == 1
+    error = capsys.readouterr().err
     assert message in error
     assert "Use another data_root" in error
-    assert tree(tmp_path / "out") == before
+    assert error.count("\n") == 1
+    assert tree(finished / "out") == before
 
 
 @pytest.mark.parametrize(
@@ -396,18 +416,18 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("first", ["images/*.png", "done/*.json"])
-def test_resume_after_sigkill_gives_the_same_bytes(tmp_path: Path, uninterrupted: Path, first: str) -> None:
+def test_resume_after_sigkill_gives_the_same_bytes(tmp_path: Path, uninterrupted: Path) -> None:
     command = kill_command(tmp_path, uninterrupted / "dota")
     train = tmp_path / "out/train"
     silent = subprocess.DEVNULL
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=silent, stderr=silent) as process:
-        wait_until(lambda: any(train.glob(first)), "the first file was written")
-        workers = children(process.pid)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    wait_until(lambda: not any(map(is_running, workers)), "the workers ended")
-    assert len(list(train.glob("done/*.json"))) < 13, "killed before the end"
+    for first in ("images/*.png", "done/*.json"):  # inside the first image, then once more after one is finished
+        with subprocess.Popen(command, cwd=REPOSITORY, stdout=silent, stderr=silent) as process:
+            wait_until(lambda first=first: any(train.glob(first)), f"there was a file {first}")
+            workers = children(process.pid)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        wait_until(lambda workers=workers: not any(map(is_running, workers)), "the workers ended")
+        assert len(list(train.glob("done/*.json"))) < 13, "killed before the end"
 
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
     assert tree(tmp_path / "out") == tree(uninterrupted / "out")

@@ -1,0 +1,83 @@
+# Every command of the project. `make` alone prints them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CONFIG ?=
+TEACHER ?=
+CHECKPOINT ?=
+CACHE ?=
+DOTA_ROOT ?=
+WORK_DIR ?=
+ARGS ?=
+
+UV_VERSION := 0.13.9
+UV := .tools/bin/uv
+PYTHON := .venv/bin/python
+READY := .venv/.ready
+export MAX_JOBS ?= $(shell nproc)
+
+# $(call option,--name,value): the option where the value is not empty.
+option = $(if $(strip $(2)),$(1) $(2))
+run = $(PYTHON) -m pipelines.$(1)
+
+.PHONY: help setup demo data teacher train plan cache-teacher distill evaluate test lint format
+
+help: ## this list
+	@echo "Usage: make <target> [VARIABLE=value ...]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: CONFIG= CACHE= DOTA_ROOT= TEACHER= CHECKPOINT= WORK_DIR= CUDA=1 ARGS='...'"
+
+setup: $(READY) ## the locked environment in .venv (the first time compiles mmcv)
+
+$(UV):
+	@command -v python3 > /dev/null || { echo "error: python3 is needed" >&2; exit 1; }
+	python3 -m pip install --quiet --disable-pip-version-check --target .tools uv==$(UV_VERSION)
+
+# CUDA=1 asks for mmcv's CUDA operators; without it they are built where torch sees a GPU. The setting is part of uv's
+# cache key, so that the two builds do not take each other's place.
+CUDA_OPTION = $(if $(filter 1,$(CUDA)),--config-settings-package onedl-mmcv:operators=cuda)
+
+$(READY): pyproject.toml uv.lock .python-version | $(UV)
+	@if [ ! -d .venv ]; then echo "Setting up .venv. The first time on a machine compiles mmcv's operators: about 20 minutes on 2 cores; later set-ups take the build from uv's cache."; fi
+	$(if $(filter 1,$(CUDA)),FORCE_CUDA=1) $(UV) sync --locked --quiet $(CUDA_OPTION)
+	@touch $@
+
+demo: $(READY) ## the whole path on built-in scenes, CPU only, about 10 minutes
+	$(call run,demo) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+
+data: $(READY) ## DOTA_ROOT= (or built-in scenes) -> patches
+	$(call run,data) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--dota-root,$(DOTA_ROOT)) $(ARGS)
+
+teacher: $(READY) ## train the teacher
+	$(call run,teacher) --config $(or $(TEACHER),$(CONFIG),configs/teacher/gwd_r34_2x_dota.py) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+
+train: $(READY) ## train a plain student, or one with a live teacher: CONFIG=configs/plain/... or configs/live/...
+	$(call run,train) --config $(or $(CONFIG),configs/plain/gwd_r18_1x_dota.py) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+
+plan: $(READY) ## rows and bytes of a cache, from labels alone
+	$(call run,plan) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(ARGS)
+
+cache-teacher: $(READY) ## run the teacher once over every view and store its answers; resumes
+	$(call run,cache_teacher) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--teacher,$(TEACHER)) $(call option,--checkpoint,$(CHECKPOINT)) $(call option,--cache,$(CACHE)) $(ARGS)
+
+distill: $(READY) ## train the student from the cache
+	$(call run,distill) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+
+evaluate: $(READY) ## AP of CHECKPOINT= on the validation images
+	$(call run,evaluate) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) --checkpoint $(or $(CHECKPOINT),$(error CHECKPOINT= is needed)) $(call option,--out,$(WORK_DIR)) $(ARGS)
+
+test: $(READY) ## all tests
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS)
+
+lint: $(READY) ## ruff, mypy, import contracts, spelling
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/codespell
+
+format: $(READY) ## apply ruff's fixes and formatting
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .

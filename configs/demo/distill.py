@@ -1,0 +1,21 @@
+"""Distilled student of the demo: the plain one with LD + KD from the cache, published weights.
+
+Commands: make cache-teacher CONFIG=configs/demo/distill.py, then make distill CONFIG=configs/demo/distill.py
+"""
+
+_base_ = ["./plain.py", "../_base_/distill.py"]
+
+teacher = dict(config="configs/demo/teacher.py", checkpoint="work_dirs/demo_teacher/iter_320.pth")
+cache = "caches/demo.zarr"
+
+model = dict(type="CachedDistiller", distillation={{_base_.distillation}})
+train_pipeline = [
+    dict(type="LoadPatch"),
+    dict(type="mmdet.LoadAnnotations", with_bbox=True, box_type="qbox"),
+    dict(type="ConvertBoxType", box_type_mapping=dict(gt_bboxes="rbox")),
+    {{_base_.flip}},
+    dict(type="LoadTeacherTargets", cache=cache),
+    dict(type="PackDistillInputs"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+work_dir = "work_dirs/demo_distill"

@@ -1,0 +1,10 @@
+"""The demo's student with the teacher live in every step: the oracle that the cached student is compared with.
+
+Command: make train CONFIG=configs/demo/live.py
+"""
+
+_base_ = ["./plain.py", "../_base_/distill.py"]
+
+teacher = dict(config="configs/demo/teacher.py", checkpoint="work_dirs/demo_teacher/iter_320.pth")
+model = dict(type="LiveDistiller", distillation={{_base_.distillation}}, teacher=teacher, region={{_base_.region}})
+work_dir = "work_dirs/demo_live"

@@ -1,0 +1,159 @@
+"""Everything once, on built-in scenes and a CPU: data, teacher, cache, plain and distilled student, AP of all three.
+
+python -m pipelines.demo
+"""
+
+from __future__ import annotations
+
+import pipelines.openmmlab  # noqa: F401  isort: skip
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+from rich.console import Console
+from rich.table import Table
+
+from pipelines import cache_teacher, data, distill, teacher, train
+from pipelines.command import run_command
+from pipelines.evaluate import evaluate
+from pipelines.experiment import load_config
+
+CONFIGS = {name: f"configs/demo/{name}.py" for name in ("teacher", "plain", "distill")}
+# What a working demo must show on held-out scenes.
+TEACHER_AP50 = 0.4
+
+
+@dataclass
+class DemoReport:
+    """What the demo measured: stages in order, then AP by detector."""
+
+    seed: int
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    ap: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, *outputs: Path) -> Iterator[None]:
+        """Time a stage, and weigh what it leaves."""
+        Console(stderr=True).rule(f"demo: {name}")
+        started = time.perf_counter()
+        yield
+        size = sum(_bytes(path) for path in outputs)
+        self.stages.append({"stage": name, "seconds": time.perf_counter() - started, "bytes": size})
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Data -> teacher -> cache -> plain and distilled student -> AP."""
+    cv2.setNumThreads(0)
+    work = new_run_folder(Path(arguments.work_dir))
+    cache = work / "teacher.zarr"
+    report = DemoReport(arguments.seed)
+    seed = f"randomness.seed={arguments.seed}"
+    checkpoints = {name: final_checkpoint(name, work) for name in CONFIGS}
+
+    with report.stage("data", Path(load_config(CONFIGS["plain"]).data_root)):
+        run(data, "--config", CONFIGS["plain"])
+    with report.stage("teacher", checkpoints["teacher"]):
+        run(teacher, "--config", CONFIGS["teacher"], "--work-dir", work / "teacher", "--cfg-options", seed)
+    with report.stage("cache", cache):
+        run(
+            *(cache_teacher, "--config", CONFIGS["distill"], "--cache", cache, "--workers", 1),
+            *("--checkpoint", checkpoints["teacher"]),
+        )
+    with report.stage("plain student", checkpoints["plain"]):
+        run(train, "--config", CONFIGS["plain"], "--work-dir", work / "plain", "--cfg-options", seed)
+    with report.stage("distilled student", checkpoints["distill"]):
+        run(
+            *(distill, "--config", CONFIGS["distill"], "--cache", cache, "--work-dir", work / "distill"),
+            *("--cfg-options", seed),
+        )
+    with report.stage("evaluation"):
+        for name, checkpoint in checkpoints.items():
+            config = load_config(CONFIGS[name])
+            config.work_dir = str(work / f"evaluate_{name}")
+            report.ap[name] = evaluate(config, checkpoint, work / f"evaluate_{name}")
+
+    (work / "demo.json").write_text(json.dumps(report.__dict__, indent=2))
+    print_report(report, work)
+    return judge(report)
+
+
+def run(command: ModuleType, *argv: Any) -> None:
+    """Run another command in this process, by its own arguments."""
+    command.main(command.make_parser().parse_args([str(argument) for argument in argv]))
+
+
+def new_run_folder(base: Path) -> Path:
+    """The first free numbered folder: earlier runs are kept."""
+    number = 1
+    while (base / str(number)).exists():
+        number += 1
+    (base / str(number)).mkdir(parents=True)
+    return base / str(number)
+
+
+def final_checkpoint(name: str, work: Path) -> Path:
+    """Where the runner leaves the last checkpoint of a demo config."""
+    return work / name / f"iter_{load_config(CONFIGS[name]).train_cfg.max_iters}.pth"
+
+
+def print_report(report: DemoReport, work: Path) -> None:
+    """Stages and AP as two tables."""
+    stages = Table(title=f"Demo, seed {report.seed}", title_justify="left")
+    for column in ("stage", "seconds", "MB"):
+        stages.add_column(column, justify="left" if column == "stage" else "right")
+    for row in report.stages:
+        stages.add_row(row["stage"], f"{row['seconds']:.0f}", f"{row['bytes'] / 1e6:.1f}")
+    stages.add_row("total", f"{sum(row['seconds'] for row in report.stages):.0f}", "", style="bold")
+
+    table = Table(title="AP on held-out synthetic scenes", title_justify="left")
+    for column in ("detector", "AP", "AP50", "AP75"):
+        table.add_column(column, justify="left" if column == "detector" else "right")
+    names = {"teacher": "teacher (R-34)", "plain": "plain student (R-18)", "distill": "student from the cache (R-18)"}
+    for name, figures in report.ap.items():
+        table.add_row(names[name], *(f"{100 * figures[key]:.1f}" for key in ("AP", "AP50", "AP75")))
+    console = Console()
+    console.print(stages)
+    console.print(table)
+    console.print(f"Everything of this run is in {work}.")
+
+
+def judge(report: DemoReport) -> int:
+    """0 where the teacher is good and better than the plain student; says what failed otherwise."""
+    teacher_ap, plain_ap = report.ap["teacher"]["AP50"], report.ap["plain"]["AP50"]
+    failures = []
+    if teacher_ap < TEACHER_AP50:
+        failures.append(f"the teacher reached AP50 {teacher_ap:.3f}, below {TEACHER_AP50}")
+    if teacher_ap <= plain_ap:
+        failures.append(f"the teacher's AP50 {teacher_ap:.3f} does not exceed the plain student's {plain_ap:.3f}")
+    for failure in failures:
+        print(f"demo failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.demo",
+        description="Data, teacher, cache, plain and distilled student on built-in scenes, on a CPU.",
+        epilog="Exit status: 0 the teacher is good and better than the plain student, 1 it is not, 2 unusable arguments.",
+    )
+    parser.add_argument("--work-dir", default="work_dirs/demo", help="holds one numbered folder per run")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all three trainings")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, make_parser()))

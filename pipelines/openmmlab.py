@@ -1,0 +1,13 @@
+"""Imports OpenMMLab with its import-time messages on standard error: standard output belongs to a command's result.
+
+Commands import this module before anything that imports mmdet.
+"""
+
+import sys
+import warnings
+from contextlib import redirect_stdout
+
+with redirect_stdout(sys.stderr), warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import mmrotate.datasets
+    import mmrotate.models  # noqa: F401
