@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,25 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
+
+
+def _history_statistic(owner: object, name: str) -> Any:
+    """Stands in for `getattr`, by which mmengine's checkpoints name the statistics of a HistoryBuffer."""
+    if owner is not HistoryBuffer or name not in ("mean", "max", "min", "current"):
+        raise pickle.UnpicklingError(f"Unsupported global: GLOBAL getattr of {owner!r}")
+    return getattr(HistoryBuffer, name)
+
+
 # What mmengine's own training checkpoints hold beside tensors and plain values.
 _ALLOWED = [
     HistoryBuffer,
+    (_history_statistic, "builtins.getattr"),
     np.ndarray,
     np.dtype,
-    type(np.dtype(np.float64)),
-    type(np.dtype(np.int64)),
+    *{type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)},
     np._core.multiarray._reconstruct,
     np._core.multiarray.scalar,
+    # The names under which NumPy 1 wrote them.
     (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
 ]
@@ -40,8 +51,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        content = f"it would have to call {found.group(1)}" if found else str(error).splitlines()[0]
         raise ValueError(
-            f"checkpoint {path} is refused: it holds more than tensors and plain values ({str(error).splitlines()[0]})"
+            f"checkpoint {path} is refused: {content}. Only tensors and plain values are loaded; export its weights "
+            "where it was made"
         ) from None
     except (RuntimeError, EOFError, KeyError, OSError) as error:
         raise ValueError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from None

@@ -49,12 +49,12 @@ def road(site: Site, start: tuple[float, float], stop: tuple[float, float], widt
     heading = float(np.arctan2(along[1], along[0]))
     for lane in (-0.24, 0.24):
         place = site.uniform(0, 20)
-        while place < length:
+        while traffic and place < length:
             spot = origin + along * place + across * (width * lane + site.uniform(-0.3, 0.3))
             # Traffic keeps right: on the right of the direction start -> stop it drives that way.
             direction = heading if lane > 0 else heading + np.pi
             add_vehicle(site, *spot, direction + site.uniform(-0.03, 0.03), lorries=0.12)
-            place += 9 + float(site.rng.exponential(10 / max(traffic, 1e-3)))
+            place += 9 + float(site.rng.exponential(10 / traffic))
 
 
 def car_park(site: Site, rect: Rect) -> None:
@@ -233,13 +233,10 @@ def sports_field(site: Site, rect: Rect) -> None:
     long, short = max(rect.width, rect.height), min(rect.width, rect.height)
     heading = _EAST if rect.width >= rect.height else _SOUTH
     x, y = rect.centre
-    length = min(site.uniform(*KINDS["ground-track-field"].length), long - 4)
-    width = length * site.uniform(*KINDS["ground-track-field"].aspect)
-    if (
-        length > 120
-        and width < short - 2
-        and (site.allows("ground-track-field") or not site.allows("soccer-ball-field"))
-    ):
+    aspect = site.uniform(*KINDS["ground-track-field"].aspect)
+    length = min(site.uniform(*KINDS["ground-track-field"].length), long - 4, (short - 4) / aspect)
+    width = length * aspect
+    if length > 110 and (site.allows("ground-track-field") or not site.allows("soccer-ball-field")):
         site.add("ground-track-field", x, y, heading, length, width)
         if site.chance(0.75):
             pitch = 0.58 * length
@@ -384,11 +381,15 @@ def farmland(site: Site, rect: Rect) -> None:
 
 
 def helipads(site: Site, rect: Rect) -> None:
-    """Round or square pads with an H, some taken; a hangar."""
+    """Pads with an H, some taken; a hangar."""
     site.fill(rect, "concrete" if site.chance(0.5) else "asphalt")
     hangar = Rect(rect.x0 + 3, rect.y0 + 2, rect.x1 - 3, rect.y0 + 2 + min(18, rect.height / 3))
     site.building(hangar, 8)
-    for y in np.arange(hangar.y1 + 15, rect.y1 - 11, 27):
+    _helicopter_stands(site, rect._replace(y0=hangar.y1))
+
+
+def _helicopter_stands(site: Site, rect: Rect) -> None:
+    for y in np.arange(rect.y0 + 15, rect.y1 - 11, 27):
         for x in np.arange(rect.x0 + 14, rect.x1 - 11, site.uniform(24, 30)):
             rim = circle(x, y, 8)
             site.mark(np.concatenate((rim, rim[:1])), _YELLOW if site.chance(0.4) else WHITE, 0.4)
@@ -400,7 +401,7 @@ def helipads(site: Site, rect: Rect) -> None:
 
 
 def apron(site: Site, rect: Rect) -> None:
-    """Concrete slabs with parked aircraft: a row of airliners or light aircraft in ranks."""
+    """Concrete slabs with airliners in a row, light aircraft in ranks, helicopters on pads."""
     site.fill(rect, "concrete")
     for x in np.arange(rect.x0, rect.x1, 7.5):
         site.mark([(x, rect.y0), (x, rect.y1)], (150, 158, 162), 0.1)
@@ -410,7 +411,9 @@ def apron(site: Site, rect: Rect) -> None:
     while x < rect.x1 - 10:
         block = min(site.uniform(70, 160), rect.x1 - x)
         stand = Rect(x, rect.y0 + 3, x + block, rect.y1 - 3)
-        if small:
+        if site.allows("helicopter") and site.chance(0.2):
+            _helicopter_stands(site, stand)
+        elif small:
             _light_aircraft(site, stand)
         else:
             _airliners(site, stand)
@@ -474,7 +477,7 @@ BLOCKS: dict[str, Block] = {
     "lawn": Block(lawn, ()),
     "farmland": Block(farmland, ()),
     "helipads": Block(helipads, ("helicopter",), 44),
-    "apron": Block(apron, ("plane",), 50),
+    "apron": Block(apron, ("plane", "helicopter"), 50),
 }
 
 

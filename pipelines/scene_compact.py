@@ -68,32 +68,52 @@ def _compact_shore(site: Site, wet: float) -> float:
 
 def _place_compact(site: Site, name: str, length: float, shore: float) -> None:
     """Find a free place of the right ground for one object; smaller after every few failures, else none."""
-    kind = KINDS[name]
-    aspect = site.uniform(*kind.aspect)
-    if name == "plane" and site.chance(0.3):
-        aspect = site.uniform(1.12, 1.28)
-    if name == "harbor":
-        aspect = max(aspect, 4.5 / (length * site.metre))
+    aspect = _compact_aspect(site, name, length)
+    may_be_cut = site.chance(0.12)
     for attempt in range(48):
         size = length * 0.85 ** (attempt // 12)
         width = size * aspect
-        pixel = (site.uniform(0, site.size[0]), site.uniform(0, site.size[1]))
-        heading = (
-            float(site.rng.integers(4) * np.pi / 2) - site.turn if site.chance(0.2) else site.uniform(0, 2 * np.pi)
-        )
-        if kind.is_round:
-            heading = _UP - site.turn
-        x, y = site.to_site(pixel)
+        heading = _compact_heading(site, name)
+        middle = _place_inside(site, heading, size, width, may_be_cut)
+        x, y = site.to_site(middle)[0]
         pose = site.pose(x, y, heading, size, width)
         corners = pose.corners()
-        surroundings = _pond(pose).corners() if name == "bridge" else pose.corners(margin=3)
-        if site.share_inside(corners) < (0.75 if site.chance(0.1) else 1.0) or not site.is_free(surroundings):
+        depths = site.to_site(corners)[:, 1] - shore
+        on_ground = depths.min() > 0.3 if _is_afloat(name) else depths.max() < -1.5
+        if not on_ground or site.share_inside(corners) < 0.75:
             continue
-        depths = [site.to_site(tuple(corner))[1] - shore for corner in corners]
-        on_ground = min(depths) > 0.3 if _is_afloat(name) else max(depths) < -1.5
-        if on_ground and site.add(name, x, y, heading, size, width):
+        surroundings = _pond(pose).corners() if name == "bridge" else pose.corners(margin=3)
+        if site.is_free(surroundings) and site.add(name, x, y, heading, size, width):
             _compact_setting(site, name, pose, (x, y), heading, size, width)
             return
+
+
+def _compact_aspect(site: Site, name: str, length: float) -> float:
+    """Width / length of an object; planes and ships come in all their builds."""
+    build = float(site.rng.random())
+    if name == "plane" and build < 0.4:
+        return site.uniform(1.12, 1.28) if build < 0.25 else site.uniform(0.64, 0.74)
+    if name == "ship" and build < 0.2:
+        return site.uniform(0.17, 0.22)
+    aspect = site.uniform(*KINDS[name].aspect)
+    return max(aspect, 4.5 / (length * site.metre)) if name == "harbor" else aspect
+
+
+def _compact_heading(site: Site, name: str) -> float:
+    """Any heading, exactly along the image's axes for one in five; rad in the site frame."""
+    if KINDS[name].is_round:
+        return _UP - site.turn
+    if site.chance(0.2):
+        return float(site.rng.integers(4)) * np.pi / 2 - site.turn
+    return site.uniform(0, 2 * np.pi)
+
+
+def _place_inside(site: Site, heading: float, length: float, width: float, may_be_cut: bool) -> np.ndarray:
+    """(1, 2) px: a random centre whose box lies inside the image, or merely a centre inside."""
+    cos, sin = abs(np.cos(heading + site.turn)), abs(np.sin(heading + site.turn))
+    reach = np.array([(cos * length + sin * width, sin * length + cos * width)]) * site.metre / 2 + 1
+    low = np.zeros((1, 2)) if may_be_cut else reach
+    return low + (np.asarray(site.size) - 1 - 2 * low) * site.rng.random((1, 2))
 
 
 def _pond(pose: Pose) -> Pose:

@@ -135,11 +135,10 @@ class Site:
         """(N, 2) m -> (N, 2) px."""
         return np.asarray(points, dtype=np.float64) @ self._axes + self._middle
 
-    def to_site(self, point: tuple[float, float]) -> tuple[float, float]:
-        """One point, px -> m."""
+    def to_site(self, points: np.ndarray) -> np.ndarray:
+        """(N, 2) px -> (N, 2) m."""
         # The axes are orthogonal with length `metre`, so that their transpose inverts them.
-        x, y = (np.subtract(point, self._middle) @ self._axes.T) / self.metre**2
-        return float(x), float(y)
+        return (points - self._middle) @ self._axes.T / self.metre**2
 
     def pose(self, x: float, y: float, heading: float, length: float, width: float) -> Pose:
         """A pose in pixels from metres and a heading of the site frame."""

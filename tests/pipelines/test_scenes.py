@@ -169,7 +169,9 @@ DRAWINGS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "aspect", "length"), DRAWINGS, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("name", "aspect", "length"), DRAWINGS, ids=lambda value: value if isinstance(value, str) else f"{value:.3g}"
+)
 def test_the_box_sits_on_the_object(name: str, aspect: float, length: float) -> None:
     """On flat ground without shadow: nothing painted outside the box, and all four sides reached."""
     for seed in range(8):
@@ -186,7 +188,7 @@ def test_the_box_sits_on_the_object(name: str, aspect: float, length: float) -> 
         right = offset @ (-np.sin(heading), np.cos(heading))
         for place, extent in ((forward, pose.length), (right, pose.width)):
             # A pixel reaches half a pixel past its centre; what may remain is its antialiased rim.
-            slack = max(1.25, 0.01 * extent)
+            slack = max(1.5, 0.01 * extent)
             assert abs(place.max() + 0.5 - extent / 2) <= slack, seed
             assert abs(place.min() - 0.5 + extent / 2) <= slack, seed
 
