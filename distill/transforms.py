@@ -35,14 +35,8 @@ DETERMINISTIC = frozenset(
 class LoadPatch(BaseTransform):
     """Read and decode a patch, and note the SHA-256 of its file's bytes.
 
-    Adds `img` (H, W, 3) uint8 BGR, `img_shape`, `ori_shape`, `img_sha256`.
-
-    Args:
-        decode: False gives the shape alone, for work that needs no pixels.
+    Adds `img` (H, W, 3) uint8 BGR, `img_shape`, `ori_shape`, `scale_factor` (1, 1), `img_sha256`.
     """
-
-    def __init__(self, decode: bool = True) -> None:
-        self.decode = decode
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         path = results["img_path"]
@@ -52,8 +46,8 @@ class LoadPatch(BaseTransform):
             raise ValueError(f"image {path} cannot be decoded. Replace or remove it, and its label file")
         results["img_sha256"] = hashlib.sha256(content).digest()
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
-        if self.decode:
-            results["img"] = image
+        results["scale_factor"] = (1.0, 1.0)
+        results["img"] = image
         return results
 
 

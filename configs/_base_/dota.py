@@ -38,7 +38,7 @@ test_pipeline = [
     dict(type="LoadPatch"),
     dict(type="mmdet.LoadAnnotations", with_bbox=True, box_type="qbox"),
     dict(type="ConvertBoxType", box_type_mapping=dict(gt_bboxes="rbox")),
-    dict(type="mmdet.PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape")),
+    dict(type="mmdet.PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 train_dataloader = dict(
     batch_size=2,

@@ -1,0 +1,86 @@
+"""Small stores with known content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.layout import ERROR_COLUMNS
+from cache.manifest import make_manifest
+from cache.plan import Plan, PlannedPatch, make_plan
+from cache.quantize import LOGIT_FIELDS, ValueRange, choose_codecs
+from cache.view import FLIPS
+from cache.writer import CacheWriter
+
+NUM_CLASSES, BOX_SHAPE, NUM_PRIORS = 3, (5, 9), 3024
+RANGES = {"cls_logits": ValueRange(-9.0, 2.0), "box_logits": ValueRange(-14.0, 0.0)}
+
+
+def small_plan(num_patches: int = 6, flips: Sequence[str] = FLIPS, seed: int = 0, views_per_block: int = 8) -> Plan:
+    """Patches with random row counts; the first one has no object."""
+    random = np.random.default_rng(seed)
+    patches = []
+    for number in range(num_patches):
+        counts = random.integers(0, 60, (len(flips), 3)) * (number > 0)
+        digest = bytes([number]) * 32
+        patches.append(PlannedPatch(f"P{number:04d}__a__128__0___0", digest, digest, (128, 128), counts))
+    return make_plan(patches, flips, views_per_block=views_per_block)
+
+
+def small_manifest(plan: Plan, preset: str = "default", **sections: Any) -> dict[str, Any]:
+    codecs = choose_codecs(preset, RANGES)
+    head = {"classes": list("abc"), "box_parameters": ["x", "y", "w", "h", "angle"], "num_bins": 9}
+    given = {
+        "teacher": {"weights_sha256": "0" * 64},
+        "head": head,
+        "views": {"flips": [FLIPS[code] for code in sorted(set(plan.view_flip.tolist()))], "flip_offset": 1.0},
+        "preprocessing": {},
+        "numeric": {"threads": 1},
+        "region": {"factor": 0.25, "topk": 9},
+        "plan": plan.describe(),
+        "codec": {"preset": preset, **{name: codec.to_json() for name, codec in codecs.items()}},
+    }
+    return make_manifest(**(given | sections))
+
+
+def block_logits(plan: Plan, block: int) -> dict[str, np.ndarray]:
+    """Made-up rows of a block, the same in every process: logits as a teacher would give them."""
+    random = np.random.default_rng([7, block])
+    rows = [int(plan.rows_per_view[view]) for view in plan.views_of_block(block)]
+    index = [np.sort(random.choice(NUM_PRIORS, count, replace=False)) for count in rows]
+    total = sum(rows)
+    box = random.uniform(-14, 0, (total, *BOX_SHAPE)).astype(np.float32)
+    return {
+        "prior_index": np.concatenate(index).astype(np.uint32),
+        "weight": random.uniform(0.01, 1, total).astype(np.float32),
+        "cls_logits": random.uniform(-9, 2, (total, NUM_CLASSES)).astype(np.float32),
+        "box_logits": box - box.max(axis=-1, keepdims=True),
+    }
+
+
+def block_fields(plan: Plan, block: int, preset: str = "default") -> dict[str, np.ndarray]:
+    """The rows of a block as the writer takes them."""
+    fields = block_logits(plan, block)
+    codecs = choose_codecs(preset, RANGES)
+    return fields | {name: codecs[name].encode(fields[name]).astype(codecs[name].dtype) for name in LOGIT_FIELDS}
+
+
+def write_blocks(writer: CacheWriter, preset: str = "default") -> None:
+    for block in writer.missing_blocks():
+        writer.write(block, block_fields(writer.plan, block, preset), np.zeros(len(ERROR_COLUMNS)))
+
+
+def write_store(path: Path, plan: Plan | None = None, preset: str = "default") -> Plan:
+    """A complete store at `path`."""
+    plan = plan or small_plan()
+    with CacheWriter(path, small_manifest(plan, preset), plan) as writer:
+        write_blocks(writer, preset)
+    return plan
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file of a store by its path: what 'the same bytes' compares."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}

@@ -1,0 +1,72 @@
+"""Layout of rows in blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache.layout import decode_ids, encode_ids
+from cache.plan import PlannedPatch, make_plan
+from cache.view import FLIPS, View
+from tests.cache.store_tools import small_plan
+
+
+@settings(max_examples=60, deadline=None)
+@given(num_patches=st.integers(1, 30), per_block=st.sampled_from([4, 8, 64]), seed=st.integers(0, 50))
+def test_rows_of_a_block_are_laid_end_to_end(num_patches, per_block, seed) -> None:
+    plan = small_plan(num_patches, seed=seed, views_per_block=per_block)
+    np.testing.assert_array_equal(plan.row_stop - plan.row_start, plan.rows_per_view)
+    for block in range(plan.num_blocks):
+        members = plan.views_of_block(block)
+        assert 0 < len(members) <= per_block
+        np.testing.assert_array_equal(plan.row_start[members], np.r_[0, plan.row_stop[members][:-1]])
+        assert plan.row_stop[members][-1] == plan.rows_per_block[block]
+    # All views of a patch share a block.
+    for patch in range(num_patches):
+        assert len(set(plan.block[plan.view_patch == patch])) == 1
+
+
+def test_blocks_are_balanced() -> None:
+    """256 patches of very different size: the fullest block is within 10 % of the mean."""
+    random = np.random.default_rng(0)
+    patches = [
+        PlannedPatch(f"P{n}", bytes(32), bytes(32), (1024, 1024), random.lognormal(7, 1, (4, 5)).astype(int))
+        for n in range(256)
+    ]
+    rows = make_plan(patches, FLIPS).rows_per_block
+    assert rows.max() < 1.1 * rows.mean()
+
+
+def test_order_of_the_patches_does_not_matter() -> None:
+    random = np.random.default_rng(3)
+    patches = [
+        PlannedPatch(f"P{n}", bytes([n] * 32), bytes(32), (64, 64), random.integers(0, 9, (4, 3))) for n in range(20)
+    ]
+    assert make_plan(patches, FLIPS).describe() == make_plan(patches[::-1], FLIPS).describe()
+
+
+def test_views_are_sorted_by_patch_and_flip() -> None:
+    plan = small_plan(2)
+    assert plan.view(5) == View("P0001__a__128__0___0", "horizontal")
+    assert plan.view_flip.tolist() == [0, 1, 2, 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("patches", "flips", "message"),
+    [
+        pytest.param([], FLIPS, "no patch", id="empty"),
+        pytest.param([PlannedPatch("a", bytes(32), bytes(32), (8, 8), np.zeros((1, 1)))] * 2, ("none",), "share the id 'a'", id="twice"),
+        pytest.param([PlannedPatch("a", bytes(32), bytes(32), (8, 8), np.zeros((1, 1)))], ("up",), "flip 'up' is unknown", id="unknown-flip"),
+        pytest.param([PlannedPatch("a", bytes(32), bytes(32), (8, 8), np.zeros((2, 1)))], ("vertical", "none"), "in the order", id="flip-order"),
+    ],
+)
+def test_unusable_plans_are_refused(patches, flips, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_plan(patches, flips)
+
+
+def test_ids_of_any_script_come_back() -> None:
+    ids = ("P0003__1024__0___0", "été", "港口__1024__0___824")
+    assert decode_ids(encode_ids(ids)) == ids

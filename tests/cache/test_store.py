@@ -1,0 +1,277 @@
+"""Writing, reading, resuming and refusing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorstore
+import xarray
+import zarr
+
+from cache.layout import RECORD_FIELDS
+from cache.manifest import ManifestMismatch
+from cache.plan import Plan
+from cache.quantize import LOGIT_FIELDS, FieldCodec, choose_codecs
+from cache.reader import CacheReader
+from cache.view import FLIPS
+from cache.writer import CacheWriter
+from tests.cache.store_tools import (
+    RANGES,
+    block_fields,
+    block_logits,
+    contents,
+    small_manifest,
+    small_plan,
+    write_blocks,
+    write_store,
+)
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    write_store(tmp_path / "cache.zarr")
+    return tmp_path / "cache.zarr"
+
+
+@pytest.mark.parametrize("preset", ["exact", "half", "default"])
+def test_records_come_back_within_the_bound(tmp_path: Path, preset: str) -> None:
+    plan = write_store(tmp_path / "cache.zarr", preset=preset)
+    reader = CacheReader(tmp_path / "cache.zarr")
+    codecs = choose_codecs(preset, RANGES)
+    for view_index in range(plan.num_views):
+        view = plan.view(view_index)
+        record = reader.read(view.patch_id, view.flip)
+        logits = block_logits(plan, int(plan.block[view_index]))
+        rows = slice(int(plan.row_start[view_index]), int(plan.row_stop[view_index]))
+        np.testing.assert_array_equal(record.prior_index, logits["prior_index"][rows])
+        np.testing.assert_array_equal(record.weight, logits["weight"][rows])
+        for field in LOGIT_FIELDS:
+            error = np.abs(getattr(record, field) - logits[field][rows]).max(initial=0)
+            assert error <= codecs[field].max_abs_error(14)
+            assert getattr(record, field).dtype == np.float32
+
+
+def test_a_view_without_objects_is_an_empty_record(store: Path) -> None:
+    record = CacheReader(store).read("P0000__a__128__0___0", "none")
+    assert len(record) == 0
+    assert record.cls_logits.shape == (0, 3)
+    assert record.box_logits.shape == (0, 5, 9)
+
+
+def test_other_readers_agree_with_ours(store: Path) -> None:
+    """zarr and TensorStore give the codes, xarray the decoded values, all without our code."""
+    plan, reader = CacheReader(store).plan, CacheReader(store)
+    dataset = xarray.open_zarr(store, consolidated=False)
+    group = zarr.open_group(store, mode="r")
+    for name in RECORD_FIELDS:
+        path = f"{store}/{name}/"
+        foreign = tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}, read=True).result()
+        for view_index in range(plan.num_views):
+            block = int(plan.block[view_index])
+            rows = slice(int(plan.row_start[view_index]), int(plan.row_stop[view_index]))
+            view = plan.view(view_index)
+            codes = np.asarray(group[name][block, rows])
+            np.testing.assert_array_equal(foreign[block, rows].read().result(), codes)
+            ours = getattr(reader.read(view.patch_id, view.flip), name)
+            attributes = group[name].attrs.asdict()
+            values = codes * attributes.get("scale_factor", 1) + attributes.get("add_offset", 0)
+            np.testing.assert_allclose(ours, values, atol=1e-5)
+            np.testing.assert_allclose(ours, dataset[name][block, rows].values, atol=1e-5)
+
+
+def test_opening_reads_metadata_only(store: Path) -> None:
+    for folder in ("plan/block", "box_logits", "committed"):
+        for file in (store / folder).glob("c/**/*"):
+            if file.is_file():
+                file.unlink()
+    assert CacheReader(store).manifest["format"] == 1
+
+
+def test_resume_writes_the_missing_blocks_alone(tmp_path: Path) -> None:
+    plan = small_plan()
+    write_store(tmp_path / "whole.zarr", plan)
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
+        writer.write(1, block_fields(plan, 1), np.zeros(10))
+    untouched = (tmp_path / "cache.zarr/box_logits/c/1/0/0/0").stat().st_mtime_ns
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
+        assert 1 not in writer.missing_blocks()
+        write_blocks(writer)
+    assert (tmp_path / "cache.zarr/box_logits/c/1/0/0/0").stat().st_mtime_ns == untouched
+    assert contents(tmp_path / "cache.zarr") == contents(tmp_path / "whole.zarr")
+
+
+WRITE = "import sys; from tests.cache.test_store import *; write_store(Path(sys.argv[1]), kill_plan())"
+
+
+def kill_plan() -> Plan:
+    return small_plan(20, views_per_block=8)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict[str, bytes]:
+    path = tmp_path_factory.mktemp("whole") / "cache.zarr"
+    write_store(path, kill_plan())
+    return contents(path)
+
+
+@pytest.mark.parametrize("object_count", [3, 20, 45, 60, 75])
+def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path, uninterrupted, object_count: int) -> None:
+    """A real process is killed as soon as that many files exist, wherever that catches it."""
+    path = tmp_path / "cache.zarr"
+    process = subprocess.Popen([sys.executable, "-c", WRITE, str(path)], cwd=REPOSITORY)
+    while process.poll() is None:
+        if sum(len(files) for _, _, files in os.walk(tmp_path)) >= object_count:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the process ended before it could be killed"
+    write_store(path, kill_plan())
+    assert contents(path) == uninterrupted
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    plan = small_plan()
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan):
+        with pytest.raises(ValueError, match="being written by another capture"):
+            CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan)
+    CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan).close()
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "field"),
+    [
+        pytest.param("teacher", {"weights_sha256": "1" * 64}, "teacher.weights_sha256", id="teacher"),
+        pytest.param("numeric", {"threads": 2}, "numeric.threads", id="threads"),
+        pytest.param("region", {"factor": 0.5, "topk": 9}, "region.factor", id="region"),
+    ],
+)
+def test_a_store_of_something_else_is_refused_whole(store: Path, section: str, value: dict, field: str) -> None:
+    before = contents(store)
+    plan = small_plan()
+    with pytest.raises(ManifestMismatch, match=f"{field} is .* in the cache but .* here"):
+        CacheWriter(store, small_manifest(plan, **{section: value}), plan)
+    assert contents(store) == before
+
+
+def test_another_plan_is_refused(store: Path) -> None:
+    plan = small_plan(seed=1)
+    with pytest.raises(ManifestMismatch, match="plan"):
+        CacheWriter(store, small_manifest(plan), plan)
+
+
+def test_paths_that_are_something_else(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/text.txt").write_text("mine")
+    zarr.create_group(tmp_path / "other.zarr")
+    plan = small_plan()
+    for path, message in [
+        (tmp_path / "absent.zarr", "does not exist"),
+        (tmp_path / "notes", "not a teacher cache"),
+        (tmp_path / "other.zarr", "not a teacher cache"),
+        (tmp_path / "notes/text.txt", "not a teacher cache"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            CacheReader(path)
+        if "absent" not in path.name:
+            with pytest.raises(ValueError, match=message):
+                CacheWriter(path, small_manifest(plan), plan)
+    assert (tmp_path / "notes/text.txt").read_text() == "mine"
+
+
+def test_another_format_is_refused(store: Path) -> None:
+    document = json.loads((store / "zarr.json").read_text())
+    document["attributes"]["format"] = 2
+    (store / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(ManifestMismatch, match="format is 2 but this code reads format 1"):
+        CacheReader(store)
+
+
+def test_an_unfinished_cache_is_refused(tmp_path: Path) -> None:
+    plan = small_plan()
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
+        writer.write(0, block_fields(plan, 0), np.zeros(10))
+    reader = CacheReader(tmp_path / "cache.zarr")
+    with pytest.raises(ValueError, match=r"2 of 3 blocks are missing.*make cache-teacher"):
+        reader.require_complete()
+    missing = plan.view(int(plan.views_of_block(1)[-1]))
+    with pytest.raises(ValueError, match="block 1 was never captured"):
+        reader.read(missing.patch_id, missing.flip)
+
+
+def test_unknown_views_are_refused(tmp_path: Path) -> None:
+    write_store(tmp_path / "cache.zarr", small_plan(flips=("none", "vertical")))
+    reader = CacheReader(tmp_path / "cache.zarr")
+    with pytest.raises(ValueError, match="holds no view P9/none"):
+        reader.read("P9", "none")
+    with pytest.raises(ValueError, match="no view P0001__a__128__0___0/horizontal"):
+        reader.read("P0001__a__128__0___0", "horizontal")
+
+
+def test_another_image_is_refused(store: Path) -> None:
+    reader = CacheReader(store)
+    reader.require_image("P0002__a__128__0___0", bytes([2]) * 32)
+    with pytest.raises(ValueError, match=r"P0002.*image_sha256 is 0202.* in the cache but 0303.* on disk"):
+        reader.require_image("P0002__a__128__0___0", bytes([3]) * 32)
+
+
+@pytest.mark.parametrize("name", RECORD_FIELDS)
+def test_a_lost_object_raises(store: Path, name: str) -> None:
+    plan = CacheReader(store).plan
+    view_index = int(np.argmax(plan.rows_per_view))
+    view = plan.view(view_index)
+    for file in (store / name / f"c/{plan.block[view_index]}").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    with pytest.raises(ValueError, match="verify-cache"):
+        CacheReader(store).read(view.patch_id, view.flip)
+
+
+def test_wrong_rows_are_never_written(tmp_path: Path) -> None:
+    plan = small_plan()
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
+        fields = block_fields(plan, 0)
+        with pytest.raises(ValueError, match="block 0: weight has shape"):
+            writer.write(0, fields | {"weight": fields["weight"][:-1]}, np.zeros(10))
+        assert 0 in writer.missing_blocks()
+
+
+def read_in_child(path: str, patch_id: str) -> int:
+    return len(CacheReader(path).read(patch_id, "none"))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_records_read_in_other_processes(store: Path, method: str) -> None:
+    """Under fork the parent has not read a record; under the others it has."""
+    patch_id = "P0003__a__128__0___0"
+    expected = int(CacheReader(store).plan.rows_per_view[3 * len(FLIPS)])
+    script = (
+        "import multiprocessing, sys; from tests.cache.test_store import *\n"
+        "if __name__ == '__main__':\n"
+        f"    {'pass' if method == 'fork' else 'read_in_child(sys.argv[1], sys.argv[2])'}\n"
+        f"    with multiprocessing.get_context('{method}').Pool(2) as pool:\n"
+        "        print(pool.starmap(read_in_child, [(sys.argv[1], sys.argv[2])] * 4))\n"
+    )
+    file = store.parent / "script.py"
+    file.write_text(script)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, str(file), str(store), patch_id], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str([expected] * 4)
+
+
+def test_codec_of_the_store_is_that_of_the_manifest(store: Path) -> None:
+    root = zarr.open_group(store, mode="r")
+    for name in LOGIT_FIELDS:
+        codec = FieldCodec.from_json(root.attrs.asdict()["codec"][name])
+        assert root[name].attrs["scale_factor"] == codec.scale_factor
+        assert root[name].attrs["add_offset"] == codec.add_offset
+
