@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def make_plan(patches: Sequence[PlannedPatch], flips: Sequence[str], *, views_pe
     if sorted(set(codes)) != codes:
         raise ValueError(f"flips are {list(flips)}; each once, in the order {', '.join(FLIPS)}")
     patches = sorted(patches, key=lambda patch: patch.patch_id)
-    for left, right in zip(patches, patches[1:], strict=False):
+    for left, right in pairwise(patches):
         if left.patch_id == right.patch_id:
             raise ValueError(f"two patches share the id {left.patch_id!r}; ids must be unique")
 

@@ -101,8 +101,8 @@ class FieldCodec:
                 raise ValueError(f"{where}: {field} holds {value}; the teacher's output must be finite")
             if not self.low <= value <= self.high:
                 raise ValueError(
-                    f"{where}: {field} value {value:.4g} lies outside [{self.low:.4g}, {self.high:.4g}], the range fixed "
-                    "from the probe. Capture into a new cache with codec 'half' or 'exact', which hold any logit."
+                    f"{where}: {field} value {value:.4g} lies outside [{self.low:.4g}, {self.high:.4g}], the range "
+                    "fixed from the probe. Capture into a new cache with codec 'half' or 'exact', which hold any logit."
                 )
 
     def to_json(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class CacheReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._root = open_root(self.path)
-        self.manifest: Manifest = self._root.attrs.asdict()
+        self.manifest = cast(Manifest, self._root.attrs.asdict())
         self._codecs = {name: FieldCodec.from_json(self.manifest["codec"][name]) for name in LOGIT_FIELDS}
         self._arrays: dict[str, Any] = {}
         self._committed: set[int] = set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from cache.grid import AnchorGrid
@@ -80,7 +82,7 @@ class _Level:
         iou = self._iou(box, columns, rows)
         return iou.reshape(-1, num_anchors)[nearest].ravel()[:topk]
 
-    def mark(self, box: np.ndarray, threshold: np.float32) -> None:
+    def mark(self, box: np.ndarray, threshold: np.floating[Any]) -> None:
         """Raise the weights of the priors whose IoU with the box reaches the threshold."""
         reach = self.half_sides.max(axis=0)
         columns = _within(box[0] - reach[0], box[2] + reach[0], self.stride, self.columns)
@@ -96,7 +98,7 @@ class _Level:
         """(rows, columns, A) IoU of the box with the priors of a window."""
         overlap_x, side_x = self._overlap(box[0], box[2], columns, self.half_sides[:, 0])
         overlap_y, side_y = self._overlap(box[1], box[3], rows, self.half_sides[:, 1])
-        overlap = overlap_y[:, None, :] * overlap_x[None, :, :]
+        overlap: np.ndarray = overlap_y[:, None, :] * overlap_x[None, :, :]
         union = side_y[:, None, :] * side_x[None, :, :]
         union += (box[2] - box[0]) * (box[3] - box[1])
         union -= overlap

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import numpy as np
 import torch
-
-BoxArray = TypeVar("BoxArray", np.ndarray, torch.Tensor)
 
 # Integer polygon corners cannot tilt a side by less than about 2e-4 rad, so this snaps rounding alone.
 _SNAP = 1e-5
 
 
-def legacy_oc(boxes: BoxArray) -> BoxArray:
+def legacy_oc[BoxArray: (np.ndarray, torch.Tensor)](boxes: BoxArray) -> BoxArray:
     """Rotated boxes of any angle convention in the legacy 'oc' form of mmrotate 0.x.
 
     Width is the side along the angle, and the angle lies in (0, pi/2]. An exactly axis-aligned box has angle pi/2,

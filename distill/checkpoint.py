@@ -15,7 +15,6 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
 
-
 def _history_statistic(owner: object, name: str) -> Any:
     """Stands in for `getattr`, by which mmengine's checkpoints name the statistics of a HistoryBuffer."""
     if owner is not HistoryBuffer or name not in ("mean", "max", "min", "current"):

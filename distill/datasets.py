@@ -25,8 +25,6 @@ class DotaPatchDataset(BaseDetDataset):
             leaves them out when `filter_cfg` says `filter_empty_gt`.
     """
 
-    METAINFO: dict[str, Any] = {}
-
     def __init__(self, *args: Any, min_side: float = 2.0, skip_empty: bool = False, **kwargs: Any) -> None:
         self.min_side = min_side
         self.skip_empty = skip_empty

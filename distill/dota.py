@@ -137,7 +137,9 @@ def read_labels(path: str | Path, classes: Sequence[str] | None = None) -> Label
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ValueError(f"label file {path} does not exist; every image needs one (empty where it holds no object)") from None
+        raise ValueError(
+            f"label file {path} does not exist; every image needs one (empty where it holds no object)"
+        ) from None
     except UnicodeDecodeError as error:
         raise ValueError(f"label file {path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     return parse_labels(text, path, classes)
@@ -162,7 +164,9 @@ def split_folders(root: str | Path, split: str) -> SplitFolders:
     images = base / "images"
     candidates = (base / "labelTxt", base / "labelTxt-v1.0" / "labelTxt")
     if not images.is_dir():
-        raise ValueError(f"folder {images} does not exist; DOTA_ROOT must hold train/ and val/, each with images/ and labelTxt/")
+        raise ValueError(
+            f"folder {images} does not exist; DOTA_ROOT must hold train/ and val/, each with images/ and labelTxt/"
+        )
     for labels in candidates:
         if labels.is_dir():
             return SplitFolders(images, labels)

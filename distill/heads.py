@@ -145,5 +145,6 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
             "num_bins": self.num_bins,
             "bin_ranges": [list(self.xywh_range)] * 4 + [list(self.angle_range)],
             "anchor_angle": self.prior_generator.angle_version,
-            "coder_angle": self.bbox_coder.angle_version,
+            # Teacher and student must regress the same angle: LD compares their bins.
+            "coder_angle": getattr(self.bbox_coder, "target_angle", self.bbox_coder.angle_version),
         }

@@ -55,6 +55,14 @@ def row_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: 
     return divergence.mean(dim=-1) * (temperature * temperature)
 
 
+def binary_row_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """(...,) T^2 times the mean over the K logits of the binary KL(teacher || student) of their sigmoids."""
+    teacher, student = teacher_logits.detach() / temperature, student_logits / temperature
+    # p log(p / q) + (1 - p) log((1 - p) / (1 - q)) with p and q as sigmoids: finite for logits of any size.
+    divergence = F.softplus(student) - F.softplus(teacher) - teacher.sigmoid() * (student - teacher)
+    return divergence.mean(dim=-1) * (temperature * temperature)
+
+
 def row_normalizer(image_index: Tensor, level: Tensor, num_images: int, num_levels: int, normalizer: str) -> Tensor:
     """(M,) divisor of every row: how many region rows share its group.
 
@@ -80,6 +88,8 @@ class DistributionDistillationLoss(nn.Module):
         temperature: T of both softmaxes.
     """
 
+    divergence = staticmethod(row_divergence)
+
     def __init__(self, loss_weight: float, temperature: float) -> None:
         super().__init__()
         if not temperature > 0:
@@ -99,11 +109,22 @@ class DistributionDistillationLoss(nn.Module):
             row_weight: (M,) region weight over the row's normaliser.
             level: (M,) level of each row.
         """
-        divergence = row_divergence(student_logits, teacher_logits, self.temperature)
+        divergence = self.divergence(student_logits, teacher_logits, self.temperature)
         if divergence.dim() == 2:
             divergence = divergence.sum(dim=1)
         rows = divergence * row_weight
         return self.loss_weight * rows.new_zeros(num_levels).index_add(0, level, rows)
+
+
+@MODELS.register_module()
+class BinaryDistillationLoss(DistributionDistillationLoss):
+    """One distillation term on logits that are trained as sigmoids: binary KL of every class, weighted by the region.
+
+    An option for `loss_kd`. The published KD is a softmax over the classes, which a shift of all of them leaves
+    unchanged; this one also teaches how sure the teacher is that there is an object at all.
+    """
+
+    divergence = staticmethod(binary_row_divergence)
 
 
 @MODELS.register_module()
@@ -113,7 +134,8 @@ class RegionDistillation(nn.Module):
     Feature imitation is left out: its weight is 0 in every published configuration.
 
     Args:
-        loss_ld, loss_kd: configs of `DistributionDistillationLoss`; None leaves the term out.
+        loss_ld, loss_kd: configs of `DistributionDistillationLoss`, for KD or `BinaryDistillationLoss`; None leaves
+            the term out.
         normalizer: one of `NORMALIZERS`.
     """
 

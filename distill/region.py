@@ -1,4 +1,4 @@
-"""The region of a packed sample: ground truth -> legacy boxes -> priors and weights, for plan, capture and live step."""
+"""The region of a sample, for plan, capture and live step: ground truth -> legacy boxes -> priors and weights."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from mmengine.structures import InstanceData
 from mmrotate.registry import TRANSFORMS
 
 from cache.reader import CacheReader
+from cache.view import FLIPS
 
 # Transforms whose output depends on the patch alone; any other makes the set of views unknown.
 DETERMINISTIC = frozenset(
@@ -69,11 +70,12 @@ class RandomViewFlip(RandomFlip):
     @property
     def flips(self) -> tuple[str, ...]:
         """Every outcome, in the stored order."""
-        from cache.view import FLIPS
-
-        directions = {self.direction} if isinstance(self.direction, str) else set(self.direction or ())
-        certain = self.prob is not None and sum(np.atleast_1d(self.prob)) >= 1
-        outcomes = directions if certain else directions | {"none"}
+        directions = [self.direction] if isinstance(self.direction, str) else list(self.direction or ())
+        total = 0.0 if self.prob is None else float(np.sum(self.prob))
+        chances = self.prob if isinstance(self.prob, list) else [total / max(1, len(directions))] * len(directions)
+        outcomes = {direction for direction, chance in zip(directions, chances, strict=True) if chance > 0}
+        if total < 1:
+            outcomes.add("none")
         return tuple(flip for flip in FLIPS if flip in outcomes)
 
     def _flip_on_direction(self, results: dict[str, Any]) -> None:
@@ -149,7 +151,8 @@ def describe_views(pipeline: list[dict[str, Any]]) -> dict[str, Any]:
         if step["type"] not in DETERMINISTIC and step["type"] != "RandomViewFlip":
             raise ValueError(
                 f"transform {step['type']} has outcomes that cannot be enumerated, so no cache can hold its views. "
-                f"Remove it, or train with a live teacher. Enumerable: RandomViewFlip, {', '.join(sorted(DETERMINISTIC))}"
+                "Remove it, or train with a live teacher. Enumerable: RandomViewFlip, "
+                f"{', '.join(sorted(DETERMINISTIC))}"
             )
     if len(flips) > 1:
         raise ValueError("the pipeline has more than one RandomViewFlip; one describes all flips")

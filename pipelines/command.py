@@ -130,6 +130,10 @@ def _fail(message: str, status: int) -> int:
 
 
 def _one_line(error: Exception) -> str:
+    # A loader process sends its error as a traceback; the error itself is the traceback's end.
+    _, traceback, sent = str(error).partition("Original Traceback (most recent call last):")
+    if traceback:
+        return " ".join(sent.rpartition(f"{type(error).__name__}: ")[2].split())
     if isinstance(error, OSError) and error.strerror:
         # Without the number in front, which says nothing to a reader.
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror

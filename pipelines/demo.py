@@ -148,7 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.demo",
         description="Data, teacher, cache, plain and distilled student on built-in scenes, on a CPU.",
-        epilog="Exit status: 0 the teacher is good and better than the plain student, 1 it is not, 2 unusable arguments.",
+        epilog="Exit status: 0 the teacher beats AP50 0.4 and the plain student, 1 it does not, 2 unusable arguments.",
     )
     parser.add_argument("--work-dir", default="work_dirs/demo", help="holds one numbered folder per run")
     parser.add_argument("--seed", type=int, default=0, help="seed of all three trainings")

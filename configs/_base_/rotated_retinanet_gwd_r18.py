@@ -63,15 +63,16 @@ model = dict(
         loss_bbox=dict(type="GDLoss", loss_type="gwd", fun="log1p", tau=0, loss_weight=5.0),
     ),
     train_cfg=dict(
-        # Horizontal IoU of circumscribed boxes: the published IoU in exact arithmetic, 400 times cheaper on a CPU;
-        # ties between priors of one object break differently (docs/method.md).
+        # Objects are matched by their circumscribed horizontal boxes. CircumscribedRBboxOverlaps2D is the published
+        # call, tie by tie; this one is the same IoU a hundred times cheaper on a CPU, with a few more positives (none
+        # to 15 %) among the smallest objects, whose ties between priors break by rounding.
         assigner=dict(
             type="mmdet.MaxIoUAssigner",
             pos_iou_thr=0.5,
             neg_iou_thr=0.4,
             min_pos_iou=0,
             ignore_iof_thr=-1,
-            iou_calculator=dict(type="FakeRBboxOverlaps2D"),
+            iou_calculator=dict(type="CircumscribedHBboxOverlaps2D"),
         ),
         sampler=dict(type="mmdet.PseudoSampler"),
         allowed_border=-1,

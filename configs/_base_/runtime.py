@@ -6,6 +6,8 @@ custom_imports = dict(
         "mmrotate",
         "distill.heads",
         "distill.losses",
+        "distill.assign",
+        "distill.coder",
         "distill.detectors",
         "distill.transforms",
         "distill.datasets",
@@ -25,7 +27,7 @@ env_cfg = dict(
     cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl")
 )
 vis_backends = [dict(type="LocalVisBackend")]
-visualizer = dict(type="mmdet.DetLocalVisualizer", vis_backends=vis_backends, name="visualizer")
+visualizer = dict(type="mmdet.DetLocalVisualizer", vis_backends=vis_backends)
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)
 log_level = "INFO"
 load_from = None

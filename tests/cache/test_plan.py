@@ -57,9 +57,24 @@ def test_views_are_sorted_by_patch_and_flip() -> None:
     ("patches", "flips", "message"),
     [
         pytest.param([], FLIPS, "no patch", id="empty"),
-        pytest.param([PlannedPatch("a", bytes(32), bytes(32), (8, 8), np.zeros((1, 1)))] * 2, ("none",), "share the id 'a'", id="twice"),
-        pytest.param([PlannedPatch("a", bytes(32), bytes(32), (8, 8), np.zeros((1, 1)))], ("up",), "flip 'up' is unknown", id="unknown-flip"),
-        pytest.param([PlannedPatch("a", bytes(32), bytes(32), (8, 8), np.zeros((2, 1)))], ("vertical", "none"), "in the order", id="flip-order"),
+        pytest.param(
+            [PlannedPatch("a", bytes(32), bytes(32), (8, 8), np.zeros((1, 1)))] * 2,
+            ("none",),
+            "share the id 'a'",
+            id="twice",
+        ),
+        pytest.param(
+            [PlannedPatch("a", bytes(32), bytes(32), (8, 8), np.zeros((1, 1)))],
+            ("up",),
+            "flip 'up' is unknown",
+            id="unknown-flip",
+        ),
+        pytest.param(
+            [PlannedPatch("a", bytes(32), bytes(32), (8, 8), np.zeros((2, 1)))],
+            ("vertical", "none"),
+            "in the order",
+            id="flip-order",
+        ),
     ],
 )
 def test_unusable_plans_are_refused(patches, flips, message) -> None:

@@ -82,11 +82,9 @@ def test_values_without_a_code_are_refused(value: float, message: str) -> None:
         codec.check_range(min(value, 0.0), value, "cls_logits", "patch P1")
 
 
-@pytest.mark.parametrize(
-    "arguments", [("int8",), ("uint8", 0.0), ("uint8", float("nan")), ("float16", 0.5)], ids=str
-)
+@pytest.mark.parametrize("arguments", [("int8",), ("uint8", 0.0), ("uint8", float("nan")), ("float16", 0.5)], ids=str)
 def test_unusable_codecs_are_refused(arguments) -> None:
-    with pytest.raises(ValueError, match="codec|scale"):
+    with pytest.raises(ValueError, match=r"codec|scale"):
         FieldCodec(*arguments)
 
 

@@ -79,7 +79,10 @@ def literal_region(boxes: np.ndarray, grid: AnchorGrid, factor: float, topk: int
 
 boxes_strategy = st.lists(
     st.tuples(
-        st.floats(-20, 220, width=32), st.floats(-20, 150, width=32), st.floats(2, 150, width=32), st.floats(2, 150, width=32)
+        st.floats(-20, 220, width=32),
+        st.floats(-20, 150, width=32),
+        st.floats(2, 150, width=32),
+        st.floats(2, 150, width=32),
     ),
     max_size=4,
 )

@@ -274,4 +274,3 @@ def test_codec_of_the_store_is_that_of_the_manifest(store: Path) -> None:
         codec = FieldCodec.from_json(root.attrs.asdict()["codec"][name])
         assert root[name].attrs["scale_factor"] == codec.scale_factor
         assert root[name].attrs["add_offset"] == codec.add_offset
-

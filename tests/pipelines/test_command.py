@@ -19,15 +19,23 @@ def fail_with(error: BaseException) -> command.Main:
     return main
 
 
+# torch sends a loader process's error as one text that holds its traceback.
+FROM_LOADER = (
+    "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+    '  File "x.py", line 1, in f\n    raise ValueError(...)\nValueError: image a.png cannot be decoded'
+)
+
+
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
+        (ValueError(FROM_LOADER), 1, "error: image a.png cannot be decoded\n"),
         (ValueError("two\n  lines"), 1, "error: two lines\n"),
         (FileNotFoundError(2, "No such file or directory", "a.txt"), 1, "error: No such file or directory: a.txt\n"),
         (OSError("no number"), 1, "error: no number\n"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
     ],
-    ids=["value", "file", "bare OSError", "Ctrl-C"],
+    ids=["loader process", "value", "file", "bare OSError", "Ctrl-C"],
 )
 def test_expected_failures_are_one_line(
     error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]

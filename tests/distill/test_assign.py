@@ -1,0 +1,106 @@
+"""The IoU calculators of the assignment: the published positives, hand-computed boxes, agreement."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from mmrotate.structures.bbox import RotatedBoxes, fake_rbbox_overlaps
+
+from distill.assign import CircumscribedHBboxOverlaps2D, CircumscribedRBboxOverlaps2D, circumscribed_boxes
+from tests.distill.golden_tools import CASES_AND_FLIPS
+
+SYNTHETIC = [("gt_seed31", "", 512), ("gt_seed32", "", 512), ("gt_seed33", "", 384)]
+SYNTHETIC += [("gt_batch2_seed41", "_0", 256), ("gt_batch2_seed41", "_1", 256)]
+
+
+@pytest.fixture(scope="module")
+def published_assigner():
+    """The configured assigner with the published call for its IoU."""
+    from mmrotate.registry import TASK_UTILS
+
+    init_default_scope("mmrotate")
+    calculator = dict(type="CircumscribedRBboxOverlaps2D")
+    return TASK_UTILS.build(
+        dict(type="mmdet.MaxIoUAssigner", pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, iou_calculator=calculator)
+    )
+
+
+def assign(assigner, head, boxes: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
+    """(P,) -1 ignored, 0 negative, object + 1 positive, for the head's own priors."""
+    sizes = [(math.ceil(size / stride),) * 2 for stride in (8, 16, 32, 64, 128)]
+    priors = RotatedBoxes.cat(head.prior_generator.grid_priors(sizes, device="cpu"))
+    instances = InstanceData(bboxes=RotatedBoxes(torch.from_numpy(boxes)), labels=torch.from_numpy(labels).long())
+    return assigner.assign(InstanceData(priors=priors), instances).gt_inds.numpy()
+
+
+@pytest.mark.parametrize("key", CASES_AND_FLIPS)
+def test_positives_are_the_published_ones(golden, gwd_head, published_assigner, key) -> None:
+    stored = np.load(golden / f"assigned__{key.replace('/', '__')}.npz")
+    assigned = assign(published_assigner, gwd_head, stored["flipped_legacy_oc"], stored["labels"], 512)
+    positive = np.flatnonzero(assigned > 0)
+    np.testing.assert_array_equal(positive, stored["pos_inds"])
+    np.testing.assert_array_equal(assigned[positive] - 1, stored["pos_gt"])
+    assert (assigned == 0).sum() == stored["neg_inds_count"]
+
+
+@pytest.mark.parametrize(("name", "suffix", "size"), SYNTHETIC)
+def test_positives_of_synthetic_boxes(golden, gwd_head, published_assigner, name, suffix, size) -> None:
+    stored = np.load(golden / f"synthetic/{name}.npz")
+    assigned = assign(
+        published_assigner, gwd_head, stored[f"legacy_oc{suffix}"], stored[f"labels{suffix}"], size
+    )
+    positive = np.flatnonzero(assigned > 0)
+    np.testing.assert_array_equal(positive, stored[f"pos_inds{suffix}"])
+    np.testing.assert_array_equal(assigned[positive] - 1, stored[f"pos_gt{suffix}"])
+
+
+def test_the_configured_iou_finds_at_most_a_few_more(golden, gwd_head) -> None:
+    # Every published positive is one; the others are ties of the smallest objects.
+    assert isinstance(gwd_head.assigner.iou_calculator, CircumscribedHBboxOverlaps2D)
+    published = found = 0
+    for key in CASES_AND_FLIPS:
+        stored = np.load(golden / f"assigned__{key.replace('/', '__')}.npz")
+        assigned = assign(gwd_head.assigner, gwd_head, stored["flipped_legacy_oc"], stored["labels"], 512)
+        assert np.isin(stored["pos_inds"], np.flatnonzero(assigned > 0)).all()
+        published, found = published + len(stored["pos_inds"]), found + int((assigned > 0).sum())
+    assert published <= found <= 1.1 * published
+
+
+@pytest.mark.parametrize(
+    ("box", "width", "height"),
+    [
+        pytest.param([9, 7, 40, 20, 0.0], 40, 20, id="flat"),
+        pytest.param([9, 7, 40, 20, math.pi / 2], 20, 40, id="upright"),
+        # 40 cos 45 + 20 sin 45 = 60 / sqrt(2), both ways.
+        pytest.param([9, 7, 40, 20, math.pi / 4], 60 / math.sqrt(2), 60 / math.sqrt(2), id="diagonal"),
+        pytest.param([9, 7, 40, 20, -math.pi / 6], 20 * math.sqrt(3) + 10, 20 + 10 * math.sqrt(3), id="negative"),
+    ],
+)
+def test_circumscribed_boxes_by_hand(box, width, height) -> None:
+    result = circumscribed_boxes(torch.tensor([box], dtype=torch.float64))
+    np.testing.assert_allclose(result, [[9, 7, height, width, math.pi / 2]], rtol=1e-9, atol=1e-9)
+
+
+def test_both_calculators_give_the_same_iou(monkeypatch) -> None:
+    random = np.random.default_rng(0)
+    boxes = random.uniform((0, 0, 4, 4, -2), (128, 128, 80, 80, 2), (70, 5)).astype(np.float32)
+    priors = random.uniform((0, 0, 16, 16, 0), (128, 128, 90, 90, 1e-30), (50, 5)).astype(np.float32)
+    boxes, priors = RotatedBoxes(torch.from_numpy(boxes)), RotatedBoxes(torch.from_numpy(priors))
+    rotated, horizontal = CircumscribedRBboxOverlaps2D()(boxes, priors), CircumscribedHBboxOverlaps2D()(boxes, priors)
+    # 70 objects are two chunks.
+    assert rotated.shape == horizontal.shape == (70, 50)
+    np.testing.assert_allclose(horizontal, rotated, atol=2e-5)
+    np.testing.assert_allclose(horizontal, fake_rbbox_overlaps(boxes, priors), atol=2e-5)
+    aligned = CircumscribedHBboxOverlaps2D()(boxes[:50], priors, is_aligned=True)
+    np.testing.assert_array_equal(aligned, horizontal[:50].diagonal())
+
+
+@pytest.mark.parametrize("calculator", [CircumscribedRBboxOverlaps2D(), CircumscribedHBboxOverlaps2D()])
+def test_no_objects(calculator) -> None:
+    priors = RotatedBoxes(torch.tensor([[8.0, 8, 32, 32, 0]]))
+    assert calculator(RotatedBoxes(torch.zeros(0, 5)), priors).shape == (0, 1)

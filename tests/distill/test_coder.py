@@ -1,0 +1,57 @@
+"""Regression targets of the published code: deltas to legacy 'oc' boxes, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from mmrotate.structures.bbox import RotatedBoxes
+
+from distill.coder import LegacyDeltaXYWHTRBBoxCoder
+
+PRIOR = (16, 24, 32, 16, 0)
+
+# (box, legacy form): centre shift (8, -4) is 8/32 and -4/16 of the prior; sides are compared with 32 and 16.
+TARGETS = [
+    # Upright in the image, 64 wide and 8 high: stored transposed at pi/2, so w = 8 and h = 64.
+    pytest.param((24, 20, 64, 8, 0.0), (0.25, -0.25, math.log(8 / 32), math.log(64 / 16), math.pi / 2), id="flat"),
+    pytest.param((24, 20, 8, 64, math.pi / 2), (0.25, -0.25, math.log(0.25), math.log(4), math.pi / 2), id="upright"),
+    # Tilted by 0.3 already: w along the angle. mmrotate 1.x would give sides swapped and 0.3 - pi/2.
+    pytest.param((24, 20, 64, 8, 0.3), (0.25, -0.25, math.log(2), math.log(0.5), 0.3), id="tilted"),
+    # -0.3 is the same rectangle as w and h swapped at pi/2 - 0.3.
+    pytest.param((24, 20, 64, 8, -0.3), (0.25, -0.25, math.log(0.25), math.log(4), math.pi / 2 - 0.3), id="negative"),
+    pytest.param((24, 20, 64, 8, 3.0), (0.25, -0.25, math.log(0.25), math.log(4), 3 - math.pi / 2), id="obtuse"),
+]
+
+
+@pytest.mark.parametrize(("box", "target"), TARGETS)
+def test_targets_by_hand(box, target) -> None:
+    priors, boxes = RotatedBoxes(torch.tensor([PRIOR]).float()), RotatedBoxes(torch.tensor([box]))
+    before = boxes.tensor.clone()
+    deltas = LegacyDeltaXYWHTRBBoxCoder(angle_version="oc").encode(priors, boxes)
+    np.testing.assert_allclose(deltas, [target], rtol=1e-5, atol=1e-6)
+    assert torch.equal(boxes.tensor, before)
+
+
+@pytest.mark.parametrize(("box", "_"), TARGETS)
+def test_decoding_gives_the_same_rectangle(box, _) -> None:
+    coder = LegacyDeltaXYWHTRBBoxCoder(target_means=(0.0, 0.1, 0.0, 0.0, 0.2), target_stds=(1.0, 2.0, 1.0, 1.0, 0.5))
+    priors, boxes = RotatedBoxes(torch.tensor([PRIOR]).float()), RotatedBoxes(torch.tensor([box]))
+    decoded = coder.decode(priors, coder.encode(priors, boxes))
+    corners = [np.sort(found.convert_to("qbox").tensor.numpy().reshape(4, 2), axis=0) for found in (decoded, boxes)]
+    np.testing.assert_allclose(*corners, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"edge_swap": True}, "edge_swap is True", id="edge-swap"),
+        pytest.param({"norm_factor": 2}, "norm_factor is 2", id="norm-factor"),
+        pytest.param({"angle_version": "le90"}, "angle_version is 'le90'", id="le90"),
+    ],
+)
+def test_other_conventions_are_refused(options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        LegacyDeltaXYWHTRBBoxCoder(**options)
