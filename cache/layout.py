@@ -25,6 +25,12 @@ POISON_INDEX = 0xFFFFFFFF
 RECORD_FIELDS = ("prior_index", "weight", "cls_logits", "box_logits")
 # The objects whose bytes a commit covers, in this order.
 BLOCK_ARRAYS = (*RECORD_FIELDS, "capture_error")
+# The arrays of `plan/`: one entry a patch or a view; those of `PLAN_MATRICES` have two axes, the others one.
+PATCH_ARRAYS = ("patch_id", "image_sha256", "label_sha256", "patch_shape")
+VIEW_ARRAYS = ("view_patch", "view_flip", "level_counts", "block", "row_start", "row_stop")
+PLAN_ARRAYS = (*PATCH_ARRAYS, *VIEW_ARRAYS)
+PLAN_MATRICES = (*PATCH_ARRAYS, "level_counts")
+ARRAYS = (*(f"plan/{name}" for name in PLAN_ARRAYS), *BLOCK_ARRAYS, "committed", "documents")
 # Measured by the capture for every block (`capture_error` columns): largest absolute error of the logits, then mean
 # KL(teacher || stored) in nats at these temperatures.
 ERROR_TEMPERATURES = (1.0, 2.0, 5.0, 10.0)
@@ -129,6 +135,13 @@ def document_keys(array_names: list[str]) -> list[str]:
     return sorted(["zarr.json", "plan/zarr.json", *(f"{name}/zarr.json" for name in array_names)])
 
 
+def plan_chunk_keys(name: str, num_patches: int, num_views: int) -> list[str]:
+    """Keys of the chunks of one array of `plan/`."""
+    count = num_patches if name in PATCH_ARRAYS else num_views
+    tail = "/0" if name in PLAN_MATRICES else ""
+    return [f"plan/{name}/c/{chunk}{tail}" for chunk in range(-(-count // VIEWS_PER_CHUNK))]
+
+
 def create_arrays(path: Path, manifest: Manifest, plan: Plan, specs: list[ArraySpec]) -> None:
     """Write metadata and plan of a new store at `path`; every record is still missing."""
     root = zarr.create_group(path, zarr_format=3, attributes=dict(manifest))
@@ -179,20 +192,6 @@ def read_plan(root: zarr.Group) -> Plan:
     return Plan(patch_ids=decode_ids(arrays.pop("patch_id")), **arrays)
 
 
-PLAN_ARRAYS = (
-    "patch_id",
-    "image_sha256",
-    "label_sha256",
-    "patch_shape",
-    "view_patch",
-    "view_flip",
-    "level_counts",
-    "block",
-    "row_start",
-    "row_stop",
-)
-
-
 def encode_ids(ids: tuple[str, ...]) -> np.ndarray:
     """(P, W) uint8: UTF-8, padded with zeros."""
     encoded = [identifier.encode() for identifier in ids]
@@ -241,6 +240,11 @@ def block_keys(root: zarr.Group, block: int) -> Iterator[str]:
         yield f"{name}/c/{block}{zeros}"
 
 
+def commit_key(block: int) -> str:
+    """Key of the object that commits a block."""
+    return f"committed/c/{block}/0"
+
+
 def block_digest(path: Path, root: zarr.Group, block: int) -> bytes:
     """SHA-256 over the block's objects, each preceded by its length; an object that is absent has length 0."""
     digest = hashlib.sha256()
@@ -253,20 +257,23 @@ def block_digest(path: Path, root: zarr.Group, block: int) -> bytes:
 
 
 def document_digests(path: Path, root: zarr.Group) -> np.ndarray:
-    """(N, 32) uint8: SHA-256 of each metadata object; for a plan array its chunks follow the metadata.
+    """(N, 32) uint8: digests of the store's metadata objects, in the order of `document_keys`.
 
     A missing object raises FileNotFoundError.
     """
-    rows = []
-    for key in document_keys([name for name, _ in root.arrays()] + [f"plan/{name}" for name in PLAN_ARRAYS]):
-        digest = hashlib.sha256((path / key).read_bytes())
-        if key.startswith("plan/") and key != "plan/zarr.json":
-            for chunk in sorted((path / key).parent.glob("c/**/*")):
-                if chunk.is_file():
-                    digest.update(chunk.relative_to(path).as_posix().encode())
-                    digest.update(chunk.read_bytes())
-        rows.append(np.frombuffer(digest.digest(), dtype=np.uint8))
-    return np.stack(rows)
+    keys = document_keys([name for name, _ in root.arrays()] + [f"plan/{name}" for name in PLAN_ARRAYS])
+    return np.stack([np.frombuffer(document_digest(path, key), dtype=np.uint8) for key in keys])
+
+
+def document_digest(path: Path, key: str) -> bytes:
+    """SHA-256 of a metadata object; for an array of `plan/` its chunks follow, each preceded by its key."""
+    digest = hashlib.sha256((path / key).read_bytes())
+    if key.startswith("plan/") and key != "plan/zarr.json":
+        for chunk in sorted((path / key).parent.glob("c/**/*")):
+            if chunk.is_file():
+                digest.update(chunk.relative_to(path).as_posix().encode())
+                digest.update(chunk.read_bytes())
+    return digest.digest()
 
 
 def sync_to_disk(file: Path) -> None:

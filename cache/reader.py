@@ -1,11 +1,13 @@
 """Reading a cache: view -> record, about a millisecond.
 
-zarr-python reads manifest, plan and commits; TensorStore reads records and is opened by whoever loads the first one,
-because a process that has read through TensorStore can no longer fork.
+zarr-python reads manifest, plan and commits; TensorStore reads records and is opened by whoever loads the first one:
+it runs threads, so a process forked after that cannot use it (TensorStore would abort it; the reader refuses first).
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,11 @@ from cache.layout import RECORD_FIELDS, array_of, open_root, read_plan
 from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec
+from cache.verify import verify_documents
 from cache.view import View, flip_code
+
+# The process that opened TensorStore first, among this one and those that it was forked from.
+_tensorstore_process: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class CacheReader:
         self._codecs = {name: FieldCodec.from_json(self.manifest["codec"][name]) for name in LOGIT_FIELDS}
         self._arrays: dict[str, Any] = {}
         self._committed: set[int] = set()
+        self._prefetched: dict[int, _PendingRecord] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A reader travels to other processes closed; they open their own handles."""
@@ -77,11 +84,14 @@ class CacheReader:
         return [int(block) for block in np.flatnonzero(~committed.any(axis=1))]
 
     def require_complete(self) -> None:
-        """Refuse a cache whose capture has not finished.
+        """Refuse a cache whose capture has not finished, or whose manifest or plan is damaged.
 
         Raises:
-            ValueError: naming the number of missing blocks and the cure.
+            ValueError: naming the damaged object or the number of missing blocks, and the cure.
         """
+        damage = verify_documents(self.path)
+        if damage:
+            raise ValueError(f"cache {self.path} is damaged: {damage[0]}")
         missing = self.missing_blocks()
         if missing:
             raise ValueError(
@@ -129,16 +139,54 @@ class CacheReader:
         """The record of one view.
 
         Raises:
-            ValueError: no such view, a view of a block that was never captured, or a damaged record.
+            ValueError: no such view, a view of a block that was never captured, a damaged record, or a process that
+                was forked from one that has read records.
         """
         view_index = self.view_index(patch_id, flip)
+        if view_index in self._prefetched:
+            return self._finish(self._prefetched.pop(view_index))
+        return self._finish(self._start(view_index))
+
+    def read_many(self, views: Sequence[tuple[str, str]]) -> list[TargetRecord]:
+        """The records of (patch id, flip) pairs, in their order; all are read at once."""
+        self.prefetch(views)
+        return [self.read(patch_id, flip) for patch_id, flip in views]
+
+    def prefetch(self, views: Iterable[tuple[str, str]]) -> None:
+        """Start reading records that `read` will ask for; they are held until then."""
+        for patch_id, flip in views:
+            view_index = self.view_index(patch_id, flip)
+            if view_index not in self._prefetched:
+                self._prefetched[view_index] = self._start(view_index)
+
+    def _start(self, view_index: int) -> _PendingRecord:
         block = int(self.plan.block[view_index])
         start, stop = int(self.plan.row_start[view_index]), int(self.plan.row_stop[view_index])
         self._require_committed(block)
-        stored = self._read_rows(block, start, stop, f"{patch_id}/{flip}")
+        _require_tensorstore_process()
+        if not self._arrays:
+            self._arrays = {name: _open_array(self.path / name) for name in RECORD_FIELDS}
+        if start == stop:
+            # An empty block has no objects to ask.
+            return _PendingRecord(view_index, {})
+        return _PendingRecord(
+            view_index, {name: array[block, start:stop].read() for name, array in self._arrays.items()}
+        )
+
+    def _finish(self, pending: _PendingRecord) -> TargetRecord:
+        _require_tensorstore_process()
+        view = self.plan.view(pending.view_index)
+        try:
+            stored = {name: future.result() for name, future in pending.futures.items()} or {
+                name: np.empty((0, *array.shape[2:]), dtype=array.dtype.numpy_dtype)
+                for name, array in self._arrays.items()
+            }
+        except ValueError as error:
+            # TensorStore's own text names the object and what is wrong with it.
+            raise ValueError(f"cache {self.path}, view {view}: {error}. Run make verify-cache") from error
         prior_index = stored["prior_index"].astype(np.int64)
         if (np.diff(prior_index) <= 0).any() or not (stored["weight"] > 0).all():
-            raise ValueError(f"cache {self.path}, view {patch_id}/{flip}: the record is damaged. Run make verify-cache")
+            raise ValueError(f"cache {self.path}, view {view}: the record is damaged. Run make verify-cache")
         return TargetRecord(
             prior_index,
             stored["weight"].astype(np.float32, copy=False),
@@ -156,20 +204,33 @@ class CacheReader:
             )
         self._committed.add(block)
 
-    def _read_rows(self, block: int, start: int, stop: int, view: str) -> dict[str, np.ndarray]:
-        if not self._arrays:
-            self._arrays = {name: _open_array(self.path / name) for name in RECORD_FIELDS}
-        if start == stop:
-            return {
-                name: np.empty((0, *array.shape[2:]), dtype=array.dtype.numpy_dtype)
-                for name, array in self._arrays.items()
-            }
-        futures = {name: array[block, start:stop].read() for name, array in self._arrays.items()}
-        try:
-            return {name: future.result() for name, future in futures.items()}
-        except ValueError as error:
-            # TensorStore's own text names the object and what is wrong with it.
-            raise ValueError(f"cache {self.path}, view {view}: {error}. Run make verify-cache") from error
+
+@dataclass(frozen=True)
+class _PendingRecord:
+    """A record on its way: one future a field, none for a view without rows."""
+
+    view_index: int
+    futures: dict[str, Any]
+
+
+def _require_tensorstore_process() -> None:
+    """Refuse to touch TensorStore in a process forked after it was opened.
+
+    An error, where TensorStore would abort: a loader or a pool hands it to the parent, and nobody waits for a worker
+    that is gone. The process number tells forks made outside Python as well, unlike `os.register_at_fork`.
+
+    Raises:
+        ValueError: naming the cure.
+    """
+    global _tensorstore_process
+    if _tensorstore_process is None:
+        _tensorstore_process = os.getpid()
+    elif _tensorstore_process != os.getpid():
+        raise ValueError(
+            "records of a teacher cache cannot be read in a process forked from one that has read some: start workers "
+            "with the method forkserver (DataLoader: multiprocessing_context='forkserver'), or fork before the first "
+            "read"
+        )
 
 
 def _open_array(path: Path) -> Any:

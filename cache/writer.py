@@ -141,11 +141,21 @@ def _create_store(path: Path, manifest: Manifest, plan: Plan) -> None:
     draft.rename(path)
 
 
-def _lock(path: Path) -> int:
+def require_idle(path: str | Path) -> None:
+    """Refuse a store that a capture is writing at this moment.
+
+    Raises:
+        ValueError: it is being written.
+    """
+    if Path(path).is_dir():
+        os.close(_lock(Path(path), fcntl.LOCK_SH))
+
+
+def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> int:
     """An advisory lock on the store's directory: nothing is written into the store for it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         raise ValueError(f"cache {path} is being written by another capture. Wait for it, or stop it first") from None

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
 
 from distill.checkpoint import load_checkpoint, state_dict_of
 from pipelines.command import run_command
 from pipelines.experiment import load_config
+from pipelines.runner import ConciseRunner
 
 # A distilled student is a plain detector once it is trained.
 DETECTOR = "mmdet.SingleStageDetector"
@@ -34,8 +34,12 @@ def main(arguments: argparse.Namespace) -> None:
         skip_empty=arguments.skip_empty,
         legacy=arguments.legacy,
     )
-    if arguments.json:
-        print(json.dumps(figures, indent=2))
+    print(json.dumps(figures, indent=2) if arguments.json else one_line(figures))
+
+
+def one_line(figures: dict[str, float]) -> str:
+    """The figures in percent; the table by class is in the log."""
+    return "  ".join(f"{name} {100 * value:.2f}" for name, value in figures.items())
 
 
 def evaluate(
@@ -58,7 +62,7 @@ def evaluate(
         image_list=images, outfile_prefix=None if out is None else str(out), legacy_cumulative=legacy
     )
     config.test_dataloader.dataset.skip_empty = skip_empty
-    runner = Runner.from_cfg(config)
+    runner = ConciseRunner.from_cfg(config)
     missing, unexpected = runner.model.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise ValueError(

@@ -15,11 +15,11 @@ from typing import Any
 from urllib.error import URLError
 
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from pipelines.command import run_command
 from pipelines.experiment import load_config
+from pipelines.runner import ConciseRunner
 
 TORCHVISION = "torchvision://"
 
@@ -40,12 +40,12 @@ def prepare(arguments: argparse.Namespace) -> Config:
     return config
 
 
-def train(config: Config) -> Runner:
+def train(config: Config) -> ConciseRunner:
     """Run the config's training loop."""
     require_training_images(config)
     if config.get("load_from") is None and not config.resume:
         require_pretrained(config.model)
-    runner = Runner.from_cfg(config)
+    runner = ConciseRunner.from_cfg(config)
     runner.train()
     return runner
 

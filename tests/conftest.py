@@ -9,6 +9,7 @@ import pytest
 
 # Two OpenMP threads beside another busy process turn short steps into long ones.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"

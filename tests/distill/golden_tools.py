@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from mmdet.structures.bbox import get_box_tensor
 from mmdet.models.task_modules.assigners import AssignResult
 from mmengine.structures import InstanceData
 from mmrotate.structures.bbox import QuadriBoxes, RotatedBoxes
@@ -165,8 +164,3 @@ def assert_gradients(losses: Tensor, expected: Mapping[str, list[float]], studen
     norms = [0.0 if gradient is None else float(gradient.double().norm()) for gradient in gradients]
     np.testing.assert_allclose(norms[:5], expected["cls_l2"], rtol=relative, atol=1e-8)
     np.testing.assert_allclose(norms[5:], expected["box_l2"], rtol=relative, atol=1e-8)
-
-
-def box_array(boxes: Any) -> np.ndarray:
-    """(N, 5) array of a batch's ground truth."""
-    return get_box_tensor(boxes).numpy()

@@ -51,9 +51,7 @@ def test_positives_are_the_published_ones(golden, gwd_head, published_assigner, 
 @pytest.mark.parametrize(("name", "suffix", "size"), SYNTHETIC)
 def test_positives_of_synthetic_boxes(golden, gwd_head, published_assigner, name, suffix, size) -> None:
     stored = np.load(golden / f"synthetic/{name}.npz")
-    assigned = assign(
-        published_assigner, gwd_head, stored[f"legacy_oc{suffix}"], stored[f"labels{suffix}"], size
-    )
+    assigned = assign(published_assigner, gwd_head, stored[f"legacy_oc{suffix}"], stored[f"labels{suffix}"], size)
     positive = np.flatnonzero(assigned > 0)
     np.testing.assert_array_equal(positive, stored[f"pos_inds{suffix}"])
     np.testing.assert_array_equal(assigned[positive] - 1, stored[f"pos_gt{suffix}"])
@@ -86,7 +84,7 @@ def test_circumscribed_boxes_by_hand(box, width, height) -> None:
     np.testing.assert_allclose(result, [[9, 7, height, width, math.pi / 2]], rtol=1e-9, atol=1e-9)
 
 
-def test_both_calculators_give_the_same_iou(monkeypatch) -> None:
+def test_both_calculators_give_the_same_iou() -> None:
     random = np.random.default_rng(0)
     boxes = random.uniform((0, 0, 4, 4, -2), (128, 128, 80, 80, 2), (70, 5)).astype(np.float32)
     priors = random.uniform((0, 0, 16, 16, 0), (128, 128, 90, 90, 1e-30), (50, 5)).astype(np.float32)

@@ -59,6 +59,21 @@ def test_hand_computed(box, expected) -> None:
     np.testing.assert_allclose(legacy_oc(np.array([box])), [expected], rtol=1e-9)
 
 
+# An image of 100 x 100: x becomes 99 - x as in mmrotate 0.x, and one flip mirrors the angle where two turn it by pi.
+@pytest.mark.parametrize(
+    ("flip", "expected"),
+    [
+        pytest.param("none", [30, 80, 40, 20, 0.3], id="none"),
+        pytest.param("horizontal", [69, 80, 20, 40, math.pi / 2 - 0.3], id="horizontal"),
+        pytest.param("vertical", [30, 19, 20, 40, math.pi / 2 - 0.3], id="vertical"),
+        pytest.param("diagonal", [69, 19, 40, 20, 0.3], id="diagonal"),
+    ],
+)
+def test_flips_by_hand(flip, expected) -> None:
+    result = legacy_oc(flipped(RotatedBoxes(torch.tensor([[30, 80, 40, 20, 0.3]])), flip, 100))
+    np.testing.assert_allclose(result, [expected], rtol=1e-6)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(
@@ -87,4 +102,6 @@ def covariance(boxes: np.ndarray) -> np.ndarray:
     width, height, angle = boxes[:, 2], boxes[:, 3], boxes[:, 4]
     cos, sin = np.cos(angle), np.sin(angle)
     along, across = width**2, height**2
-    return np.stack([along * cos**2 + across * sin**2, along * sin**2 + across * cos**2, (along - across) * cos * sin], 1)
+    return np.stack(
+        [along * cos**2 + across * sin**2, along * sin**2 + across * cos**2, (along - across) * cos * sin], 1
+    )

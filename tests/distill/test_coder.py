@@ -7,9 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from mmrotate.registry import MODELS
 from mmrotate.structures.bbox import RotatedBoxes
 
 from distill.coder import LegacyDeltaXYWHTRBBoxCoder
+from tests.conftest import REPOSITORY
 
 PRIOR = (16, 24, 32, 16, 0)
 
@@ -42,6 +47,26 @@ def test_decoding_gives_the_same_rectangle(box, _) -> None:
     decoded = coder.decode(priors, coder.encode(priors, boxes))
     corners = [np.sort(found.convert_to("qbox").tensor.numpy().reshape(4, 2), axis=0) for found in (decoded, boxes)]
     np.testing.assert_allclose(*corners, atol=1e-3)
+
+
+def test_box_loss_of_the_l1_config_by_hand() -> None:
+    """Uniform bins expect deltas (0, 0, 0, 0, -1.5); the object is 60 x 30 px, upright in the image."""
+    init_default_scope("mmrotate")
+    model = Config.fromfile(REPOSITORY / "configs/plain/l1_r18_1x_dota.py").model
+    head = MODELS.build({**model.bbox_head, "train_cfg": model.train_cfg, "test_cfg": model.test_cfg})
+    sizes = [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]
+    maps = [[torch.zeros(1, channels, *size) for size in sizes] for channels in (135, 405)]
+    instances = InstanceData(bboxes=RotatedBoxes(torch.tensor([[64.0, 64, 60, 30, 0]])), labels=torch.tensor([3]))
+    losses = head.loss_by_feat(*maps, [instances], [dict(img_shape=(128, 128), pad_shape=(128, 128))])
+
+    priors = RotatedBoxes.cat(head.prior_generator.grid_priors(sizes, device="cpu"))
+    assigned = head.assigner.assign(InstanceData(priors=priors), instances).gt_inds
+    x, y, width, height, _ = priors.tensor[assigned > 0].double().unbind(dim=1)
+    # The legacy form has the sides transposed: w = 30 runs vertically, h = 60, angle pi/2.
+    expected = (64 - x).abs() / width + (64 - y).abs() / height
+    expected += torch.log(30 / width).abs() + torch.log(60 / height).abs() + math.pi / 2 + 1.5
+    assert len(expected) > 3
+    assert float(sum(losses["loss_bbox"])) == pytest.approx(float(expected.mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_head_outputs(run, model) -> None:
         found = [(float(of_level.double().mean()), float(of_level.double().std())) for of_level in maps]
         expected = run.expected[f"{model}_{kind}_mean_std"]
         assert len(found) == LEVELS
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=kind)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5, err_msg=kind)
 
 
 def test_logits_of_the_first_prior(run) -> None:

@@ -1,0 +1,478 @@
+"""Is every byte of a store what its capture wrote? And what is in a block?
+
+Pure functions on a store's path: `verify_metadata` once, `verify_block` and `block_statistics` for every block. They
+share nothing, so a pipeline maps them over the blocks as it likes.
+
+Every object is under a SHA-256 that stands in another object: metadata and plan in `documents`, a block's objects in
+its commit. The two that hold the digests end in a CRC-32C, as all chunks do. Digests say that something is wrong; the
+chunks' own checksums then say where.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import google_crc32c
+import numcodecs.zstd  # type: ignore[import-untyped]
+import numpy as np
+import zarr
+
+from cache.grid import AnchorGrid
+from cache.layout import (
+    ARRAYS,
+    BLOCK_ARRAYS,
+    ERROR_COLUMNS,
+    PLAN_ARRAYS,
+    POISON_INDEX,
+    RECORD_FIELDS,
+    array_of,
+    block_digest,
+    block_keys,
+    commit_key,
+    document_digest,
+    document_keys,
+    open_root,
+    plan_chunk_keys,
+    read_plan,
+)
+from cache.manifest import Manifest, first_difference
+from cache.plan import Plan
+from cache.quantize import LOGIT_FIELDS, FieldCodec
+
+DOCUMENTS_CHUNK = "documents/c/0/0"
+# Histogram bins of logits that are stored as floats; values outside are counted in the outer bins.
+FLOAT_EDGES = np.linspace(-64.0, 64.0, 257)
+WEIGHT_EDGES = np.linspace(0.0, 1.0, 51)
+# Rows decoded at a time, so that memory does not grow with the block.
+ROWS_AT_ONCE = 65536
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: the object (its key in the store), what about it, and the cure."""
+
+    object: str
+    problem: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.object}: {self.problem}. {self.cure}"
+
+
+def verify_metadata(path: str | Path) -> list[Finding]:
+    """Check all that is not a block: metadata documents, plan, completeness, files that do not belong.
+
+    Raises:
+        ValueError: there is no cache at `path`.
+    """
+    path = Path(path)
+    findings = verify_documents(path)
+    if not findings:
+        root = open_root(path)
+        findings = _manifest_findings(path, root)
+        findings += _unwritten_findings(path, _manifest(root))
+    return findings + _surplus_findings(path)
+
+
+def verify_documents(path: str | Path) -> list[Finding]:
+    """Check the bytes of all metadata documents and of the plan against the digests in `documents`.
+
+    Raises:
+        ValueError: there is no cache at `path`.
+    """
+    path = Path(path)
+    if not any((path / key).is_file() for key in ("zarr.json", DOCUMENTS_CHUNK)):
+        open_root(path)  # says what is there instead
+    keys = document_keys(list(ARRAYS))
+    cure = _metadata_cure(path)
+    try:
+        stored = _chunk_bytes(path / DOCUMENTS_CHUNK, 32 * len(keys))
+    except ValueError as error:
+        return [Finding(DOCUMENTS_CHUNK, f"{error}, so no metadata can be checked", cure)]
+    findings = []
+    for position, key in enumerate(keys):
+        if not (path / key).is_file():
+            findings.append(Finding(key, "absent", cure))
+        elif document_digest(path, key) != stored[32 * position : 32 * position + 32]:
+            findings += list(_plan_chunk_findings(path, key)) or [
+                Finding(key, "its bytes are not those that were written", cure)
+            ]
+    return findings
+
+
+def verify_block(path: str | Path, block: int, plan: Plan | None = None) -> list[Finding]:
+    """Check one block: its commit, its objects against the commit, and its rows against the plan.
+
+    Args:
+        path: a store in which `verify_documents` finds nothing.
+        block: index of the block.
+        plan: the store's plan, read where it is not given.
+    """
+    path = Path(path)
+    key = commit_key(block)
+    recapture = f"Delete {path / key}; then make cache-teacher CACHE={path} captures block {block} again"
+    if not (path / key).is_file():
+        return [_uncaptured(path, key, f"block {block} was never captured")]
+    try:
+        commit = _chunk_bytes(path / key, 32)
+    except ValueError as error:
+        return [Finding(key, str(error), recapture)]
+    if not any(commit):
+        return [_uncaptured(path, key, f"holds zeros: block {block} was never captured")]
+    root = open_root(path)
+    plan = read_plan(root) if plan is None else plan
+    intact = block_digest(path, root, block) == commit
+    problems = _row_problems(root, block, plan) if intact else _object_problems(path, root, block, plan)
+    return [Finding(culprit, problem, recapture) for culprit, problem in problems]
+
+
+def is_captured(path: str | Path, block: int) -> bool:
+    """Whether a block has a commit, good or damaged."""
+    return (Path(path) / commit_key(block)).is_file()
+
+
+def _metadata_cure(path: Path) -> str:
+    return f"Restore it from a copy of the cache, or capture a new one: make cache-teacher CACHE=<not {path}>"
+
+
+def _uncaptured(path: Path, key: str, problem: str) -> Finding:
+    return Finding(key, problem, f"Finish the capture with: make cache-teacher CACHE={path}")
+
+
+def _chunk_bytes(file: Path, size: int) -> bytes:
+    """Content of an unsharded chunk, without zarr: the array's metadata may be what is damaged.
+
+    Raises:
+        ValueError: absent, a wrong checksum, or a content of another size.
+    """
+    if not file.is_file():
+        raise ValueError("absent")
+    data = file.read_bytes()
+    if not _checksum_holds(data):
+        raise ValueError(f"its checksum fails ({len(data)} bytes)")
+    try:
+        content = bytes(numcodecs.zstd.decompress(data[:-4]))
+    except Exception as error:
+        raise ValueError(f"cannot be decompressed ({error})") from error
+    if len(content) != size:
+        raise ValueError(f"holds {len(content)} bytes, {size} expected")
+    return content
+
+
+def _checksum_holds(data: bytes) -> bool:
+    """Whether a chunk ends in the CRC-32C of what comes before."""
+    return len(data) > 4 and google_crc32c.value(data[:-4]) == int.from_bytes(data[-4:], "little")
+
+
+def _plan_chunk_findings(path: Path, document: str) -> Iterator[Finding]:
+    """The chunks that explain a wrong digest of a plan array; none where it is the document itself."""
+    if document == "plan/zarr.json" or not document.startswith("plan/"):
+        return
+    name = document.split("/")[1]
+    present = {file.relative_to(path).as_posix() for file in (path / "plan" / name).glob("c/**/*") if file.is_file()}
+    try:
+        counts = _manifest(open_root(path))["plan"]
+        expected = set(plan_chunk_keys(name, counts["num_patches"], counts["num_views"]))
+    except (ValueError, KeyError, TypeError):
+        expected = present  # the root document is damaged as well, and has a finding of its own
+    for key in sorted(present | expected):
+        if key not in present:
+            yield Finding(key, "absent", _metadata_cure(path))
+        elif key not in expected:
+            yield _surplus(path, key)
+        elif not _checksum_holds((path / key).read_bytes()):
+            yield Finding(key, "its checksum fails", _metadata_cure(path))
+
+
+def _manifest(root: zarr.Group) -> Manifest:
+    return cast(Manifest, root.attrs.asdict())
+
+
+def _manifest_findings(path: Path, root: zarr.Group) -> list[Finding]:
+    """Does the manifest describe this plan and these arrays?"""
+    manifest = _manifest(root)
+    try:
+        plan = read_plan(root)
+    except Exception as error:
+        return [Finding("plan", f"cannot be read: {error}", _metadata_cure(path))]
+    problems = list(_plan_problems(plan))
+    difference = first_difference(plan.describe(), manifest["plan"], "plan")
+    if difference is not None:
+        field, ours, theirs = difference
+        problems.append(("zarr.json", f"{field} is {theirs} in the manifest but {ours} in the plan"))
+    for name in LOGIT_FIELDS:
+        codec = FieldCodec.from_json(manifest["codec"][name])
+        array = array_of(root, name)
+        attributes: dict[str, Any] = array.attrs.asdict()
+        stored = FieldCodec(str(array.dtype), attributes.get("scale_factor", 1.0), attributes.get("add_offset", 0.0))
+        if stored != codec:
+            problems.append((f"{name}/zarr.json", f"stores {stored} but the manifest says {codec}"))
+    return [Finding(culprit, problem, _metadata_cure(path)) for culprit, problem in problems]
+
+
+def _plan_problems(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Do counts and places of the plan agree with each other?"""
+    if list(plan.patch_ids) != sorted(set(plan.patch_ids)):
+        yield "plan/patch_id", "ids are not sorted, or not unique"
+    rows = plan.row_stop.astype(np.int64) - plan.row_start
+    wrong = np.flatnonzero(rows != plan.rows_per_view)
+    if wrong.size:
+        view = int(wrong[0])
+        yield (
+            "plan/row_stop",
+            f"view {plan.view(view)} has {rows[view]} rows but {plan.rows_per_view[view]} in level_counts",
+        )
+        return
+    order = np.lexsort((plan.row_start, plan.block))
+    block, start, stop = plan.block[order], plan.row_start[order], plan.row_stop[order]
+    follows = np.append(True, block[1:] != block[:-1])
+    expected = np.where(follows, 0, np.append(0, stop[:-1]))
+    if (start != expected).any():
+        view = int(order[np.flatnonzero(start != expected)[0]])
+        yield "plan/row_start", f"rows of view {plan.view(view)} do not follow those of the view before it in its block"
+
+
+def _unwritten_findings(path: Path, manifest: Manifest) -> list[Finding]:
+    """Completeness, as one finding: a young cache would otherwise drown everything else."""
+    count = int(manifest["plan"]["num_blocks"])
+    missing = [block for block in range(count) if not is_captured(path, block)]
+    if not missing:
+        return []
+    first = commit_key(missing[0])
+    if len(missing) == 1:
+        return [_uncaptured(path, first, f"block {missing[0]} of {count} was never captured")]
+    return [_uncaptured(path, first, f"{len(missing)} of {count} blocks were never captured, {missing[0]} first")]
+
+
+def _surplus(path: Path, key: str) -> Finding:
+    if key.endswith(".partial"):
+        return Finding(key, "left by a capture that was killed", f"Delete {path / key}; a resumed capture does as well")
+    return Finding(key, "does not belong to a cache", f"Delete {path / key}")
+
+
+def _surplus_findings(path: Path) -> list[Finding]:
+    """Files that no capture writes; those among the plan's chunks are found by the plan's digests."""
+    expected = {*document_keys(list(ARRAYS)), DOCUMENTS_CHUNK}
+    plan_chunks = tuple(f"plan/{name}/c/" for name in PLAN_ARRAYS)
+    is_block_object = _block_object_test(path)
+    return [
+        _surplus(path, key)
+        for key in sorted(_files(path))
+        if key not in expected and not key.startswith(plan_chunks) and not is_block_object(key)
+    ]
+
+
+def _block_object_test(path: Path) -> Callable[[str], bool]:
+    """Tells whether a key names an object of a block that exists."""
+    try:
+        root = open_root(path)
+        count = int(_manifest(root)["plan"]["num_blocks"])
+        tails = {name: "/0" * (array_of(root, name).ndim - 1) for name in (*BLOCK_ARRAYS, "committed")}
+    except Exception:
+        # Damaged metadata has a finding of its own, and nobody can tell how many blocks there are.
+        return lambda key: not key.endswith(".partial")
+
+    def is_block_object(key: str) -> bool:
+        name, _, place = key.partition("/c/")
+        number = place.split("/")[0]
+        # Numbers as zarr writes them: 007 is another file than 7.
+        return name in tails and number.isdecimal() and place == f"{int(number)}{tails[name]}" and int(number) < count
+
+    return is_block_object
+
+
+def _files(path: Path) -> Iterator[str]:
+    for folder, _, names in os.walk(path):
+        for name in names:
+            yield Path(folder, name).relative_to(path).as_posix()
+
+
+def _object_problems(path: Path, root: zarr.Group, block: int, plan: Plan) -> list[tuple[str, str]]:
+    """Which objects of a block explain that its digest is wrong."""
+    rows = int(plan.rows_per_block[block])
+    problems = []
+    for name, key in zip(BLOCK_ARRAYS, block_keys(root, block), strict=True):
+        expected = rows > 0 or name == "capture_error"
+        if not (path / key).is_file():
+            if expected:
+                problems.append((key, f"absent, though block {block} is committed"))
+        elif not expected:
+            problems.append((key, f"does not belong there: block {block} has no rows"))
+        else:
+            try:
+                # Every byte of an object is under a checksum: that of an inner chunk, or of the shard's index.
+                np.asarray(array_of(root, name)[block, : rows if name in RECORD_FIELDS else None])
+            except Exception as error:
+                problems.append((key, f"damaged ({str(error).rstrip('.')})"))
+    if not problems:
+        problems.append(
+            (
+                commit_key(block),
+                f"every object of block {block} passes its own checksum, but they are not those of the commit: some "
+                "come from elsewhere, or have lost chunks",
+            )
+        )
+    return problems
+
+
+def _row_problems(root: zarr.Group, block: int, plan: Plan) -> list[tuple[str, str]]:
+    """Do the rows of an intact block keep what the plan says? If not, the capture is at fault, not the disk."""
+    prior_key, weight_key = list(block_keys(root, block))[:2]
+    rows = int(plan.rows_per_block[block])
+    prior_index = np.asarray(array_of(root, "prior_index")[block, :rows]).astype(np.int64)
+    weight = np.asarray(array_of(root, "weight")[block, :rows])
+    problems = []
+    if (prior_index == POISON_INDEX).any():
+        problems.append((prior_key, f"{int((prior_index == POISON_INDEX).sum())} rows were never written"))
+    if not ((weight > 0) & (weight <= 1)).all():
+        problems.append((weight_key, "weights outside (0, 1]"))
+    manifest = _manifest(root)
+    for view in plan.views_of_block(block):
+        index = prior_index[plan.row_start[view] : plan.row_stop[view]]
+        if (np.diff(index) <= 0).any():
+            problems.append((prior_key, f"view {plan.view(int(view))}: prior indices do not rise"))
+            continue
+        grid = grid_of(manifest, plan.patch_shape[plan.view_patch[view]])
+        if grid is None:
+            continue
+        counts, planned = grid.level_counts(index), plan.level_counts[view]
+        if index.size and index[-1] >= grid.num_priors:
+            problems.append((prior_key, f"view {plan.view(int(view))}: prior {index[-1]} of {grid.num_priors}"))
+        elif not np.array_equal(counts, planned):
+            problems.append(
+                (prior_key, f"view {plan.view(int(view))}: {counts.tolist()} rows by level, {planned.tolist()} planned")
+            )
+    return problems
+
+
+def grid_of(manifest: Manifest, shape: np.ndarray) -> AnchorGrid | None:
+    """The priors of a patch of this (height, width); None where the head has another kind of grid."""
+    grid = manifest["head"].get("grid")
+    if grid is None or not {"strides", "ratios", "scales"} <= set(grid):
+        return None
+    strides = tuple(int(stride) for stride in grid["strides"])
+    return AnchorGrid(int(shape[0]), int(shape[1]), strides, tuple(grid["ratios"]), tuple(grid["scales"]))
+
+
+@dataclass(frozen=True)
+class BlockStatistics:
+    """What is in a block, or in several: statistics of blocks add up with `+`.
+
+    Attributes:
+        blocks, views, rows: counts.
+        rows_per_level: (L,) int64.
+        ranges: smallest and largest decoded value of every field.
+        histograms: of a logit field the counts of its 256 codes, or, where it is stored as float, of values between
+            `FLOAT_EDGES`; of the weight between `WEIGHT_EDGES`.
+        outside: float logits beyond `FLOAT_EDGES`; they are counted in the outer bins.
+        error_max: (E,) largest `capture_error` by column.
+        error_sum: (E,) `capture_error` times rows, for means over rows.
+        object_bytes: bytes on disk by array and block.
+        block_rows: rows by block.
+    """
+
+    blocks: int
+    views: int
+    rows: int
+    rows_per_level: np.ndarray
+    ranges: Mapping[str, tuple[float, float]]
+    histograms: Mapping[str, np.ndarray]
+    outside: Mapping[str, int]
+    error_max: np.ndarray
+    error_sum: np.ndarray
+    object_bytes: Mapping[str, Mapping[int, int]]
+    block_rows: Mapping[int, int]
+
+    def __add__(self, other: BlockStatistics) -> BlockStatistics:
+        return BlockStatistics(
+            blocks=self.blocks + other.blocks,
+            views=self.views + other.views,
+            rows=self.rows + other.rows,
+            rows_per_level=self.rows_per_level + other.rows_per_level,
+            ranges={
+                name: (min(low, other.ranges[name][0]), max(high, other.ranges[name][1]))
+                for name, (low, high) in self.ranges.items()
+            },
+            histograms={name: counts + other.histograms[name] for name, counts in self.histograms.items()},
+            outside={name: count + other.outside[name] for name, count in self.outside.items()},
+            error_max=np.maximum(self.error_max, other.error_max),
+            error_sum=self.error_sum + other.error_sum,
+            object_bytes={name: {**sizes, **other.object_bytes[name]} for name, sizes in self.object_bytes.items()},
+            block_rows={**self.block_rows, **other.block_rows},
+        )
+
+
+def block_statistics(path: str | Path, block: int, plan: Plan | None = None) -> BlockStatistics:
+    """Counts, ranges, histograms and bytes of one committed block; its checksums are zarr's, not its commit's.
+
+    Args:
+        path: the store.
+        block: index of the block.
+        plan: the store's plan, read where it is not given.
+
+    Raises:
+        ValueError: an object cannot be decoded.
+    """
+    path = Path(path)
+    root = open_root(path)
+    plan = read_plan(root) if plan is None else plan
+    manifest = _manifest(root)
+    views = plan.views_of_block(block)
+    rows = int(plan.rows_per_block[block])
+    counters = {name: _FieldCounter(name, manifest) for name in RECORD_FIELDS}
+    sizes = {}
+    try:
+        for name, key in zip(BLOCK_ARRAYS, block_keys(root, block), strict=True):
+            file = path / key
+            sizes[name] = {block: file.stat().st_size if file.is_file() else 0}
+        for name, counter in counters.items():
+            for start in range(0, rows, ROWS_AT_ONCE):
+                counter.count(np.asarray(array_of(root, name)[block, start : min(start + ROWS_AT_ONCE, rows)]))
+        error = np.asarray(array_of(root, "capture_error")[block], dtype=np.float64)
+    except Exception as problem:
+        raise ValueError(f"cache {path}, block {block}: {problem}. Run make verify-cache CACHE={path}") from problem
+    assert error.shape == (len(ERROR_COLUMNS),)
+    return BlockStatistics(
+        blocks=1,
+        views=len(views),
+        rows=rows,
+        rows_per_level=plan.level_counts[views].sum(axis=0, dtype=np.int64),
+        ranges={name: (counter.low, counter.high) for name, counter in counters.items()},
+        histograms={name: counter.histogram for name, counter in counters.items() if counter.histogram.size},
+        outside={name: counters[name].outside for name in LOGIT_FIELDS},
+        error_max=error,
+        error_sum=error * rows,
+        object_bytes=sizes,
+        block_rows={block: rows},
+    )
+
+
+class _FieldCounter:
+    """Range and histogram of one field, a part of its rows at a time."""
+
+    def __init__(self, name: str, manifest: Manifest) -> None:
+        self.codec = FieldCodec.from_json(manifest["codec"][name]) if name in LOGIT_FIELDS else None
+        self.edges = WEIGHT_EDGES if name == "weight" else FLOAT_EDGES
+        self.low, self.high, self.outside = np.inf, -np.inf, 0
+        if name == "prior_index":
+            self.histogram = np.zeros(0, dtype=np.int64)
+        elif self.codec is None or self.codec.is_float:
+            self.histogram = np.zeros(len(self.edges) - 1, dtype=np.int64)
+        else:
+            self.histogram = np.zeros(256, dtype=np.int64)
+
+    def count(self, values: np.ndarray) -> None:
+        ends = np.asarray([values.min(), values.max()])
+        if self.codec is not None:
+            ends = self.codec.decode(ends)
+        self.low, self.high = min(self.low, float(ends[0])), max(self.high, float(ends[1]))
+        if values.dtype.kind == "f":
+            low, high = self.edges[0], self.edges[-1]
+            self.outside += int(((values < low) | (values > high)).sum())
+            self.histogram += np.histogram(values.clip(low, high), self.edges)[0]
+        elif self.codec is not None:
+            self.histogram += np.bincount(values.ravel(), minlength=256)

@@ -1,0 +1,33 @@
+"""mmengine's runner with a console that people can read; its log file keeps everything."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+# How mmengine's longest messages begin: environment, whole config, hooks in their order.
+_DUMPS = ("System environment:", "Config:", "Hooks will be executed in the following order")
+# Registry and file-client notices that no user of this project can act on.
+_NOTICES = ("Failed to search registry with scope", '"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+
+
+class ConciseRunner(Runner):
+    """A runner that writes its dumps to the log file alone."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_worth_the_console)
+                # Standard output belongs to a command's result.
+                handler.setStream(sys.stderr)
+        return logger
+
+
+def _worth_the_console(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return not any(start in message[:200] for start in (*_DUMPS, *_NOTICES))

@@ -1,0 +1,227 @@
+"""The cached distiller against its oracle, the live one: through a real store, for all four views and over 30 steps."""
+
+from __future__ import annotations
+
+import pipelines.openmmlab  # noqa: F401  isort: skip
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.optim import build_optim_wrapper
+from mmrotate.registry import MODELS
+from torch import Tensor, nn
+
+from cache.reader import CacheReader
+from cache.view import FLIPS
+from distill.devkit import rbox_to_polygon
+from distill.dota import DOTA_CLASSES, Labels, format_labels
+from pipelines import cache_teacher
+from pipelines.experiment import load_config, training_set
+from tests.conftest import REPOSITORY
+from tests.distill.golden_tools import STUDENT_SEED, TEACHER_SEED, fill_seeded_weights, loaded_crop
+
+SIZE = 128
+# Crops of real patches: left, top, side; between them small and large, tilted and upright objects.
+CROPS = (
+    "P0003@0,832,128",
+    "P0032__1__0___0@512,640,128",
+    "P0706@576,384,128",
+    "P0770@256,512,128",
+    "P1234__0.5__976___976@768,448,128",
+    "P2709__0.5__471___183@512,0,128",
+)
+NUM_STEPS = 30
+# Norm of a logit's weights, whose input has unit variance.
+LOGIT_SPREAD = 2.0
+
+# The demo's narrow detector on DOTA's classes. `exact` stores float32.
+CONFIG = """
+_base_ = ["{base}"]
+
+data_root = "{folder}/data/"
+classes = {classes}
+model = dict(bbox_head=dict(num_classes=15))
+train_dataloader = dict(dataset=dict(data_root=data_root, metainfo=dict(classes=classes)))
+"""
+STUDENT = """
+teacher = dict(config="{folder}/teacher.py", checkpoint="{folder}/teacher.pth")
+cache = "{folder}/cache.zarr"
+codec = "exact"
+"""
+LIVE = """
+model["teacher"] = teacher
+"""
+# Name of the file, the config of the demo it changes, and what it adds.
+FILES = [("teacher", "teacher", ""), ("live", "live", STUDENT + LIVE), ("cached", "distill", STUDENT)]
+
+
+@dataclass
+class Twins:
+    """A live and a cached student of one teacher, and the views of its cache."""
+
+    config: Config
+    build: Callable[[str], nn.Module]
+    load: Callable[[list[tuple[str, str]]], dict]
+    patch_ids: tuple[str, ...]
+
+
+def random_patches(folder: Path, count: int = 4) -> None:
+    """Noise with rotated objects of any class, some of them exactly upright."""
+    random = np.random.default_rng(7)
+    for index in range(count):
+        image = cv2.GaussianBlur(random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8), (0, 0), 2)
+        boxes = random.uniform((16, 16, 6, 6, -1.5), (112, 112, 70, 40, 1.5), (4, 5))
+        boxes[0, 4] = 0
+        names = tuple(random.choice(DOTA_CLASSES, len(boxes)).tolist())
+        labels = Labels(rbox_to_polygon(boxes), names, np.zeros(len(boxes), dtype=np.int64))
+        write_patch(folder, f"random{index}", image, labels)
+
+
+def real_patches(folder: Path, sample: Path) -> None:
+    """Crops of DOTA patches with the objects whose centres they hold."""
+    for case in CROPS:
+        crop = loaded_crop(sample, case)
+        names = tuple(DOTA_CLASSES[label] for label in crop["gt_bboxes_labels"])
+        polygons = crop["gt_bboxes"].tensor.double().numpy()
+        assert names, f"no object in {case}"
+        labels = Labels(polygons, names, np.zeros(len(names), dtype=np.int64))
+        write_patch(folder, case.replace("@", "_").replace(",", "_"), crop["img"], labels)
+
+
+def write_patch(folder: Path, name: str, image: np.ndarray, labels: Labels) -> None:
+    for part in ("images", "annfiles"):
+        (folder / "data/train" / part).mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / f"data/train/images/{name}.png"), image)
+    (folder / f"data/train/annfiles/{name}.txt").write_text(format_labels(labels))
+
+
+@pytest.fixture(scope="module", params=["random", "real"])
+def twins(request, tmp_path_factory) -> Twins:
+    """Patches, a seeded teacher, and its cache as the capture command makes it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "random":
+        random_patches(folder)
+    else:
+        real_patches(folder, request.getfixturevalue("dota_sample"))
+    for name, base, addition in FILES:
+        values = {"base": REPOSITORY / f"configs/demo/{base}.py", "folder": folder, "classes": DOTA_CLASSES}
+        (folder / f"{name}.py").write_text((CONFIG + addition).format(**values))
+    teacher = seeded(load_config(folder / "teacher.py"), TEACHER_SEED)
+    torch.save({"state_dict": teacher.state_dict()}, folder / "teacher.pth")
+    capture = cache_teacher.make_parser().parse_args(["--config", str(folder / "cached.py"), "--workers", "0"])
+    cache_teacher.main(capture)
+    return make_twins(folder)
+
+
+def seeded(config: Config, seed: int) -> nn.Module:
+    """The detector of a config with seeded weights and logits as far apart as a trained one's."""
+    model = MODELS.build(config.model)
+    fill_seeded_weights(model, seed)
+    with torch.no_grad():
+        for layer in (model.bbox_head.retina_cls, model.bbox_head.retina_reg):
+            layer.weight *= LOGIT_SPREAD / layer.weight.flatten(1).norm(dim=1).mean()
+    return model
+
+
+def make_twins(folder: Path) -> Twins:
+    configs = {name: load_config(folder / f"{name}.py") for name in ("live", "cached")}
+    pipeline = configs["cached"].train_dataloader.dataset.pipeline
+    next(step for step in pipeline if step.type == "LoadTeacherTargets").cache = str(folder / "cache.zarr")
+    dataset = training_set(configs["cached"], pipeline)
+    infos = {info["img_id"]: info for info in map(dataset.get_data_info, range(len(dataset)))}
+
+    def build(name: str) -> nn.Module:
+        return seeded(configs[name], STUDENT_SEED).train()
+
+    def load(views: list[tuple[str, str]]) -> dict:
+        return pseudo_collate([dataset.pipeline({**infos[patch], "forced_flip": flip}) for patch, flip in views])
+
+    return Twins(configs["cached"], build, load, tuple(infos))
+
+
+def losses_of(model: nn.Module, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+    """The total and every single loss."""
+    data = model.data_preprocessor(batch, training=True)
+    total, parts = model.parse_losses(model(**data, mode="loss"))
+    return total, parts
+
+
+def gradient_of(model: nn.Module, total: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    total.backward()
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+def test_the_store_is_exact(twins) -> None:
+    reader = CacheReader(twins.config.cache)
+    assert reader.manifest["codec"]["preset"] == "exact"
+    assert reader.plan.num_views == 4 * len(twins.patch_ids)
+    assert (reader.plan.rows_per_view > 0).all()
+
+
+BATCHES = [
+    *(pytest.param((flip, flip), id=flip) for flip in FLIPS),
+    pytest.param(("vertical", "none"), id="mixed"),
+]
+
+
+@pytest.mark.parametrize("flips", BATCHES)
+def test_losses_and_gradients(twins, flips) -> None:
+    batch = twins.load(list(zip(twins.patch_ids[:2], flips, strict=True)))
+    assert all("teacher_targets" in sample for sample in batch["data_samples"])
+    results = {}
+    for name in ("live", "cached"):
+        model = twins.build(name)
+        total, parts = losses_of(model, batch)
+        results[name] = parts, gradient_of(model, total)
+    (live, live_gradient), (cached, cached_gradient) = results["live"], results["cached"]
+    assert set(live) == set(cached) == {"loss", "loss_cls", "loss_bbox", "loss_ld", "loss_kd"}
+    for name, value in live.items():
+        assert value > 0
+        assert cached[name].item() == pytest.approx(value.item(), rel=1e-6), name
+    assert live_gradient.keys() == cached_gradient.keys()
+    for name, value in live_gradient.items():
+        difference = (cached_gradient[name] - value).norm() / value.norm()
+        assert difference < 1e-5, f"{name}: {difference:.1e}"
+
+
+def test_the_record_of_another_view_is_noticed(twins) -> None:
+    views = [(patch, "none") for patch in twins.patch_ids[:2]]
+    batch, other = twins.load(views), twins.load([(patch, "diagonal") for patch, _ in views])
+    model = twins.build("cached")
+    _, right = losses_of(model, batch)
+    for sample, wrong in zip(batch["data_samples"], other["data_samples"], strict=True):
+        sample.teacher_targets = wrong.teacher_targets
+    _, wrong = losses_of(model, batch)
+    assert wrong["loss_cls"] == right["loss_cls"]
+    for name in ("loss_ld", "loss_kd"):
+        assert abs(wrong[name] / right[name] - 1) > 1e-3
+
+
+def test_thirty_steps_stay_together(twins) -> None:
+    random = np.random.default_rng(11)
+    models = {name: twins.build(name) for name in ("live", "cached")}
+    wrappers = {name: build_optim_wrapper(model, twins.config.optim_wrapper) for name, model in models.items()}
+    histories: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(NUM_STEPS):
+        patches = random.choice(twins.patch_ids, 2, replace=False)
+        views = [(str(patch), str(random.choice(FLIPS))) for patch in patches]
+        for name, model in models.items():
+            total, _ = losses_of(model, twins.load(views))
+            wrappers[name].update_params(total)
+            histories[name].append(total.item())
+    live, cached = np.array(histories["live"]), np.array(histories["cached"])
+    assert live[-5:].mean() < live[:5].mean()
+    np.testing.assert_allclose(cached, live, rtol=1e-4)
+    states = models["live"].state_dict(), models["cached"].state_dict()
+    for name, value in states[0].items():
+        if value.is_floating_point():
+            difference = (states[1][name] - value).norm() / value.norm().clamp(min=1e-6)
+            assert difference < 1e-4, f"{name}: {difference:.1e}"

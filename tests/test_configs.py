@@ -1,0 +1,220 @@
+"""Every config file is built as it stands and takes one training step; every one tells its story."""
+
+from __future__ import annotations
+
+import pipelines.openmmlab  # noqa: F401  isort: skip
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.structures import InstanceData
+from mmrotate.registry import MODELS
+from torch import nn
+
+from distill.detectors import CachedDistiller, LiveDistiller
+from distill.region import sample_region
+from pipelines.experiment import describe_student, load_config, training_set
+from tests.conftest import REPOSITORY
+
+CONFIGS = sorted(
+    path.relative_to(REPOSITORY).as_posix()
+    for path in (REPOSITORY / "configs").rglob("*.py")
+    if path.parent.name not in ("_base_", "sweep")
+)
+PUBLISHED = [path for path in CONFIGS if not path.startswith("configs/demo/")]
+SIZE = 128
+# Classes of DOTA and of the demo alike: upright, tilted, and cut by the border.
+LABELS = (
+    "20 24 84 24 84 56 20 56 ship 0\n60 70 96 88 84 112 48 94 plane 0\n100 90 140 90 140 120 100 120 storage-tank 2\n"
+)
+LOSSES = {"loss_cls", "loss_bbox"}
+DISTILLED = {"loss_ld", "loss_kd"}
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory) -> str:
+    """Two patches with three objects each."""
+    root = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for part in ("images", "annfiles"):
+        (root / "train" / part).mkdir(parents=True)
+    for name in ("a", "b"):
+        image = random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        cv2.imwrite(str(root / f"train/images/{name}.png"), image)
+        (root / f"train/annfiles/{name}.txt").write_text(LABELS)
+    return f"{root}/"
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> Iterator[dict[str, Path]]:
+    """A checkpoint of every teacher's shape, by config; teachers of one shape share it."""
+    folder = tmp_path_factory.mktemp("teachers")
+    made: dict[tuple, Path] = {}
+    by_config = {}
+    for path in (path for path in CONFIGS if "teacher" in path):
+        state = build(load_config(path)).state_dict()
+        shape = tuple((name, tuple(value.shape)) for name, value in state.items())
+        if shape not in made:
+            made[shape] = folder / f"{len(made)}.pth"
+            torch.save({"state_dict": state}, made[shape])
+        by_config[path] = made[shape]
+    yield by_config
+    for file in folder.iterdir():
+        file.unlink()
+
+
+@pytest.fixture(autouse=True)
+def in_repository(monkeypatch) -> None:
+    """Configs name each other from the repository's root."""
+    monkeypatch.chdir(REPOSITORY)
+
+
+def build(config: Config) -> nn.Module:
+    """The model of a config with its initial weights; pretrained ones are left out."""
+    torch.manual_seed(0)
+    pretrained = config.model.backbone.get("init_cfg")
+    config.model.backbone.init_cfg = None
+    model = MODELS.build(config.model)
+    model.init_weights()
+    config.model.backbone.init_cfg = pretrained
+    return model
+
+
+def one_batch(config: Config, data_root: str, model: nn.Module) -> dict[str, Any]:
+    """Two samples of the config's own training pipeline; a cached student gets made-up targets of its region."""
+    dataset_config = config.train_dataloader.dataset
+    dataset_config.data_root = data_root
+    steps = [step for step in dataset_config.pipeline if step.type != "LoadTeacherTargets"]
+    samples = [training_set(config, steps)[index] for index in range(2)]
+    if isinstance(model, CachedDistiller):
+        generator = torch.Generator().manual_seed(0)
+        for sample in samples:
+            grid = model.bbox_head.grid(SIZE, SIZE)
+            region = sample_region(sample["data_samples"], grid, **config.region)
+            count = len(region.prior_index)
+            sample["data_samples"].teacher_targets = InstanceData(
+                prior_index=region.prior_index,
+                weight=region.weight,
+                cls_logits=torch.randn(count, len(config.classes), generator=generator),
+                box_logits=torch.randn(count, 5, 9, generator=generator),
+            )
+    return pseudo_collate(samples)
+
+
+def story(path: str) -> str:
+    """The docstring of a config file."""
+    return ast.get_docstring(ast.parse((REPOSITORY / path).read_text())) or ""
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_config_takes_a_training_step(path, data_root, checkpoints) -> None:
+    config = load_config(path)
+    if "teacher" in config.model:
+        config.model.teacher.checkpoint = checkpoints[config.model.teacher.config]
+    model = build(config)
+    optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    for scheduler in config.param_scheduler:
+        PARAM_SCHEDULERS.build({**scheduler, "optimizer": optim_wrapper})
+    model.train()
+    before = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+    losses = model.train_step(one_batch(config, data_root, model), optim_wrapper)
+
+    distilled = {name for name in DISTILLED if config.model.get("distillation", {}).get(name)}
+    assert {name for name in losses if name != "loss"} == LOSSES | distilled
+    assert all(torch.isfinite(value) and value > 0 for value in losses.values()), losses
+    assert bool(distilled) == isinstance(model, CachedDistiller | LiveDistiller)
+    after = dict(model.named_parameters())
+    assert all(torch.isfinite(value).all() for value in after.values())
+    unmoved = [name for name, value in before.items() if torch.equal(value, after[name])]
+    assert not [name for name in unmoved if name.startswith("bbox_head.retina")], unmoved
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_header_tells_the_story(path) -> None:
+    header = story(path)
+    assert "Command" in header
+    assert "make " in header
+    # The command names this very file unless it is the target's default.
+    if path != "configs/distill/gwd_r18_1x_dota.py":
+        assert path in header
+    if path in PUBLISHED:
+        for word in ("Hardware:", "Published", "AP50", "AP70", "AP90"):
+            assert word in header, word
+
+
+@pytest.mark.parametrize("path", [path for path in PUBLISHED if "teacher" not in path])
+def test_published_figures_come_with_corrected_ones(path) -> None:
+    header = story(path)
+    assert (
+        ("Corrected for the published evaluator's carry-over" in header) or "corrected)" in header or "none;" in header
+    )
+
+
+def test_no_two_configs_write_to_one_place() -> None:
+    folders = [load_config(path).work_dir for path in CONFIGS]
+    assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.parametrize("loss", ["gwd", "l1", "kld"])
+def test_plain_live_and_cached_students_differ_in_the_teacher_alone(loss) -> None:
+    plain, live, cached = (
+        load_config(f"configs/{kind}/{loss}_r18_1x_dota.py") for kind in ("plain", "live", "distill")
+    )
+    for config in (live, cached):
+        for key in ("backbone", "neck", "bbox_head", "train_cfg", "test_cfg", "data_preprocessor"):
+            assert config.model[key] == plain.model[key]
+        assert config.optim_wrapper == plain.optim_wrapper
+        assert config.param_scheduler == plain.param_scheduler
+        assert config.train_cfg == plain.train_cfg
+    assert live.model.distillation == cached.model.distillation
+    assert live.model.teacher == live.teacher == cached.teacher
+    assert live.model.region == cached.region
+    # The teacher is the same detector, deeper and trained twice as long.
+    teacher = load_config(live.teacher.config)
+    assert teacher.model.backbone.depth == 34
+    assert teacher.train_cfg.max_epochs == 2 * plain.train_cfg.max_epochs
+    assert live.teacher.checkpoint == f"{teacher.work_dir}/epoch_{teacher.train_cfg.max_epochs}.pth"
+    for key in ("bbox_head", "neck", "train_cfg", "data_preprocessor"):
+        assert teacher.model[key] == plain.model[key]
+    assert {**teacher.model.backbone, "depth": 18, "init_cfg": None} == {**plain.model.backbone, "init_cfg": None}
+
+
+@pytest.mark.parametrize(
+    ("loss", "weights"), [pytest.param("gwd", (10, 20)), pytest.param("kld", (15, 15)), pytest.param("l1", (10, 20))]
+)
+def test_weights_of_the_terms(loss, weights) -> None:
+    terms = load_config(f"configs/distill/{loss}_r18_1x_dota.py").model.distillation
+    assert (terms.loss_ld.loss_weight, terms.loss_kd.loss_weight) == weights
+    assert terms.loss_ld.temperature == terms.loss_kd.temperature == 5
+    assert terms.normalizer == "per_level"
+
+
+def test_views_of_the_published_students() -> None:
+    for path in (path for path in PUBLISHED if path.startswith("configs/distill/")):
+        student = describe_student(load_config(path))
+        assert student["views"] == {"flips": ["none", "horizontal", "vertical", "diagonal"], "flip_offset": 1.0}
+        assert student["head"]["coder_angle"] == ("legacy_oc" if "l1_" in path else "oc")
+
+
+def test_kld_averages_each_level_over_its_own_positives() -> None:
+    # GDLoss_v1 keeps one value a positive and ignores avg_factor; the step's sum takes the mean of each level.
+    config = load_config("configs/plain/kld_r18_1x_dota.py")
+    loss = MODELS.build(config.model.bbox_head.loss_bbox)
+    boxes = torch.tensor([[50.0, 50, 40, 20, 0.0], [50, 50, 40, 20, 0.0], [0, 0, 9, 9, 0]])
+    targets = torch.tensor([[50.0, 50, 40, 20, 0.0], [60, 50, 40, 20, 0.0], [5, 0, 9, 9, 0]])
+    weight = torch.tensor([1.0, 1, 0])[:, None].expand(-1, 5)
+    values = loss(boxes, targets, weight, avg_factor=1000)
+    # Moved by half a side: delta^2 / (w / 2)^2 = 100 / 400, so 1 - 1 / (1 + log(1.25)); the first is at the floor 1e-6.
+    assert values.flatten().tolist() == pytest.approx([0, 1 - 1 / (1 + np.log(1.25))], abs=2e-6)
+    assert loss(boxes, targets, weight * 0, avg_factor=1000).item() == 0
