@@ -68,6 +68,9 @@ distill: $(READY) ## train the student from the cache
 evaluate: $(READY) ## AP of CHECKPOINT= on the validation images
 	$(call run,evaluate) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) --checkpoint $(or $(CHECKPOINT),$(error CHECKPOINT= is needed)) $(call option,--out,$(WORK_DIR)) $(ARGS)
 
+publish: $(READY) ## strip CHECKPOINT= to weights and meta: ARGS='--out name.pth'
+	$(call run,publish) --checkpoint $(or $(CHECKPOINT),$(error CHECKPOINT= is needed)) $(ARGS)
+
 test: $(READY) ## all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS)
 

@@ -11,7 +11,7 @@ chunks' own checksums then say where.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -70,12 +70,12 @@ def verify_metadata(path: str | Path) -> list[Finding]:
         ValueError: there is no cache at `path`.
     """
     path = Path(path)
-    findings = verify_documents(path)
-    if not findings:
-        root = open_root(path)
-        findings = _manifest_findings(path, root)
-        findings += _unwritten_findings(path, _manifest(root))
-    return findings + _surplus_findings(path)
+    damage = verify_documents(path)
+    if damage:
+        # How many blocks there are, and what they hold, nobody can tell before this is repaired.
+        return damage
+    root = open_root(path)
+    return _manifest_findings(path, root) + _unwritten_findings(path, _manifest(root)) + _surplus_findings(path, root)
 
 
 def verify_documents(path: str | Path) -> list[Finding]:
@@ -254,35 +254,22 @@ def _surplus(path: Path, key: str) -> Finding:
     return Finding(key, "does not belong to a cache", f"Delete {path / key}")
 
 
-def _surplus_findings(path: Path) -> list[Finding]:
+def _surplus_findings(path: Path, root: zarr.Group) -> list[Finding]:
     """Files that no capture writes; those among the plan's chunks are found by the plan's digests."""
     expected = {*document_keys(list(ARRAYS)), DOCUMENTS_CHUNK}
     plan_chunks = tuple(f"plan/{name}/c/" for name in PLAN_ARRAYS)
-    is_block_object = _block_object_test(path)
-    return [
-        _surplus(path, key)
-        for key in sorted(_files(path))
-        if key not in expected and not key.startswith(plan_chunks) and not is_block_object(key)
-    ]
+    count = int(_manifest(root)["plan"]["num_blocks"])
+    tails = {name: "/0" * (array_of(root, name).ndim - 1) for name in (*BLOCK_ARRAYS, "committed")}
 
-
-def _block_object_test(path: Path) -> Callable[[str], bool]:
-    """Tells whether a key names an object of a block that exists."""
-    try:
-        root = open_root(path)
-        count = int(_manifest(root)["plan"]["num_blocks"])
-        tails = {name: "/0" * (array_of(root, name).ndim - 1) for name in (*BLOCK_ARRAYS, "committed")}
-    except Exception:
-        # Damaged metadata has a finding of its own, and nobody can tell how many blocks there are.
-        return lambda key: not key.endswith(".partial")
-
-    def is_block_object(key: str) -> bool:
+    def belongs(key: str) -> bool:
+        if key in expected or key.startswith(plan_chunks):
+            return True
         name, _, place = key.partition("/c/")
         number = place.split("/")[0]
         # Numbers as zarr writes them: 007 is another file than 7.
         return name in tails and number.isdecimal() and place == f"{int(number)}{tails[name]}" and int(number) < count
 
-    return is_block_object
+    return [_surplus(path, key) for key in sorted(_files(path)) if not belongs(key)]
 
 
 def _files(path: Path) -> Iterator[str]:
@@ -404,6 +391,11 @@ class BlockStatistics:
             object_bytes={name: {**sizes, **other.object_bytes[name]} for name, sizes in self.object_bytes.items()},
             block_rows={**self.block_rows, **other.block_rows},
         )
+
+    def __radd__(self, other: int) -> BlockStatistics:
+        """So that `sum` works, which starts at 0."""
+        assert other == 0
+        return self
 
 
 def block_statistics(path: str | Path, block: int, plan: Plan | None = None) -> BlockStatistics:

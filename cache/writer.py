@@ -57,10 +57,11 @@ class CacheWriter:
     def __init__(self, path: str | Path, manifest: Manifest, plan: Plan) -> None:
         self.path = Path(path)
         self.plan = plan
-        if not self.path.exists():
-            _create_store(self.path, manifest, plan)
-        open_root(self.path)
-        self._lock = _lock(self.path)
+        if self.path.exists():
+            open_root(self.path)
+            self._lock = _lock(self.path)
+        else:
+            self._lock = _create_store(self.path, manifest, plan)
         try:
             self.root = zarr.open_group(self.path, mode="r+", zarr_format=3, use_consolidated=False)
             require_equal(
@@ -129,16 +130,31 @@ class CacheWriter:
         self.close()
 
 
-def _create_store(path: Path, manifest: Manifest, plan: Plan) -> None:
-    """Lay out the store beside its path and rename it into place, so that it exists whole or not at all."""
+def _create_store(path: Path, manifest: Manifest, plan: Plan) -> int:
+    """Lay out the store beside its path and rename it into place, so that it exists whole or not at all.
+
+    Returns the lock on it: taken on the draft's directory, it goes along with the rename.
+    """
     head, codec = manifest["head"], manifest["codec"]
     codecs = {name: FieldCodec.from_json(codec[name]) for name in LOGIT_FIELDS}
     specs = array_specs(plan, codecs, len(head["classes"]), (len(head["box_parameters"]), head["num_bins"]))
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    create_arrays(draft, manifest, plan, specs)
-    draft.rename(path)
+    draft.mkdir(parents=True, exist_ok=True)
+    lock = _lock(draft)
+    try:
+        # What a killed capture left of its draft.
+        for entry in draft.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        create_arrays(draft, manifest, plan, specs)
+        # Fails where another capture has made a store there meanwhile: it is never replaced.
+        draft.rename(path)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
 
 
 def require_idle(path: str | Path) -> None:
@@ -158,7 +174,7 @@ def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> int:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise ValueError(f"cache {path} is being written by another capture. Wait for it, or stop it first") from None
+        raise ValueError(f"{path} is being written by another capture. Wait for it, or stop it first") from None
     return descriptor
 
 

@@ -8,10 +8,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader, get_torchvision_models
 from torch import Tensor
 
 
@@ -37,8 +39,8 @@ _ALLOWED = [
 ]
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint on the CPU with `weights_only=True` and a short allow-list.
+def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Load a checkpoint with `weights_only=True` and a short allow-list.
 
     Raises:
         ValueError: the file is missing, no checkpoint, or holds objects that loading it would have to execute.
@@ -48,7 +50,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"checkpoint {path} does not exist. Train the teacher with make teacher, or give CHECKPOINT=")
     try:
         with torch.serialization.safe_globals(_ALLOWED):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         content = f"it would have to call {found.group(1)}" if found else str(error).splitlines()[0]
@@ -61,6 +63,40 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise ValueError(f"checkpoint {path} holds a {type(checkpoint).__name__}; a dict with `state_dict` is needed")
     return checkpoint
+
+
+def use_safe_loading() -> None:
+    """Let mmengine load every checkpoint (resume, load_from, pretrained backbones) by `load_checkpoint`.
+
+    Its own loader falls back to full unpickling where `weights_only=True` fails, which runs whatever a file carries.
+    Schemes other than files, http and torchvision:// are refused.
+    """
+    CheckpointLoader.register_scheme("", load_checkpoint, force=True)
+    CheckpointLoader.register_scheme(("http://", "https://"), _load_from_url, force=True)
+    CheckpointLoader.register_scheme("torchvision://", _load_from_torchvision, force=True)
+    for prefix in set(CheckpointLoader._schemes) - {"", "http://", "https://", "torchvision://"}:
+        CheckpointLoader.register_scheme(prefix, _refuse_scheme, force=True)
+
+
+def _load_from_url(url: str, map_location: Any = "cpu") -> dict[str, Any]:
+    """Download into torch's checkpoint folder, unless it is there, and load."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), progress=False)
+    return load_checkpoint(path, map_location)
+
+
+def _load_from_torchvision(name: str, map_location: Any = "cpu") -> dict[str, Any]:
+    urls = get_torchvision_models()
+    model = name.removeprefix("torchvision://")
+    if model not in urls:
+        raise ValueError(f"torchvision has no weights named {model!r}; give a file instead")
+    return _load_from_url(urls[model], map_location)
+
+
+def _refuse_scheme(name: str, map_location: Any = "cpu") -> dict[str, Any]:
+    raise ValueError(f"checkpoint {name}: only files, http(s):// and torchvision:// are loaded")
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:

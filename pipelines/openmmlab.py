@@ -9,5 +9,6 @@ from contextlib import redirect_stdout
 
 with redirect_stdout(sys.stderr), warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import mmdet.datasets  # noqa: F401
     import mmrotate.datasets
     import mmrotate.models  # noqa: F401

@@ -9,6 +9,8 @@ from typing import Any
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+from distill.checkpoint import use_safe_loading
+
 # How mmengine's longest messages begin: environment, whole config, hooks in their order.
 _DUMPS = ("System environment:", "Config:", "Hooks will be executed in the following order")
 # Registry and file-client notices that no user of this project can act on.
@@ -16,7 +18,11 @@ _NOTICES = ("Failed to search registry with scope", '"FileClient" will be deprec
 
 
 class ConciseRunner(Runner):
-    """A runner that writes its dumps to the log file alone."""
+    """A runner that writes its dumps to the log file alone, and unpickles no checkpoint."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        use_safe_loading()
+        super().__init__(*args, **kwargs)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)

@@ -17,6 +17,7 @@ from urllib.error import URLError
 from mmengine.config import Config, DictAction
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from distill.checkpoint import use_safe_loading
 from pipelines.command import run_command
 from pipelines.experiment import load_config
 from pipelines.runner import ConciseRunner
@@ -74,6 +75,7 @@ def require_pretrained(model: Mapping[str, Any]) -> None:
     source = init.get("checkpoint") if init.get("type") == "Pretrained" else None
     if source is None:
         return
+    use_safe_loading()
     try:
         CheckpointLoader.load_checkpoint(source, map_location="cpu")
     except (URLError, OSError) as error:

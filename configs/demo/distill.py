@@ -5,7 +5,7 @@ Commands: make cache-teacher CONFIG=configs/demo/distill.py, then make distill C
 
 _base_ = ["./plain.py", "../_base_/distill.py"]
 
-teacher = dict(config="configs/demo/teacher.py", checkpoint="work_dirs/demo_teacher/iter_320.pth")
+teacher = dict(config="configs/demo/teacher.py", checkpoint="work_dirs/demo_teacher/iter_480.pth")
 cache = "caches/demo.zarr"
 
 model = dict(type="CachedDistiller", distillation={{_base_.distillation}})

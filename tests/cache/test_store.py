@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -143,6 +144,23 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="being written by another capture"):
             CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan)
     CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan).close()
+
+
+def test_a_second_first_capture_is_refused(tmp_path: Path) -> None:
+    """Another process is still laying out the store: its draft is left alone."""
+    draft = tmp_path / ".cache.zarr.draft"
+    draft.mkdir()
+    (draft / "half").write_text("theirs")
+    held = os.open(draft, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    plan = small_plan()
+    with pytest.raises(ValueError, match="being written by another capture"):
+        CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan)
+    assert (draft / "half").read_text() == "theirs"
+    os.close(held)
+    write_store(tmp_path / "cache.zarr", plan)
+    assert not draft.exists()
+    assert contents(tmp_path / "cache.zarr").keys().isdisjoint({"half"})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,279 @@
+"""Show what is inside a cache: sizes, rows, value ranges, measured errors, the most expensive views, pictures.
+
+    python -m pipelines.inspect_cache --cache caches/demo.zarr
+    python -m pipelines.inspect_cache --config configs/demo/distill.py --out work_dirs/inspect
+
+With `--config` it draws a patch with the teacher's boxes and the distributions of chosen priors as well; `--checkpoint`
+puts a student's beside them. Blocks that were not captured are left out.
+"""
+
+from __future__ import annotations
+
+import pipelines.openmmlab  # noqa: F401  isort: skip
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.table import Table
+
+from cache.layout import BLOCK_ARRAYS, ERROR_COLUMNS, RECORD_FIELDS
+from cache.manifest import Manifest
+from cache.plan import Plan
+from cache.quantize import LOGIT_FIELDS, FieldCodec
+from cache.reader import CacheReader
+from cache.verify import BlockStatistics, block_statistics, is_captured
+from cache.view import FLIPS
+from pipelines import cache_pictures
+from pipelines.blocks import map_and_add
+from pipelines.command import available_cores, positive_int, run_command
+from pipelines.experiment import load_config, require_keys
+from pipelines.plan import PERCENTILES
+
+EXPENSIVE_VIEWS = 10
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Store -> statistics -> tables and pictures."""
+    if not arguments.config and not arguments.cache:
+        make_parser().error("--cache or --config is needed")
+    config = None
+    if arguments.config:
+        config = load_config(arguments.config, arguments.cfg_options)
+        require_keys(config, ("region", "classes", "cache"), arguments.config)
+    reader = CacheReader(arguments.cache or config.cache)
+    statistics = store_statistics(reader, arguments.workers)
+    figures = store_figures(reader, statistics)
+    out = Path(arguments.out) if arguments.out else config and Path("work_dirs/inspect") / reader.path.stem
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        pictures = [cache_pictures.draw_statistics(reader, statistics, figures, out / "statistics.png")]
+        if config is not None:
+            pictures += cache_pictures.draw_views(
+                config, reader, out, patch_id=arguments.patch, flip=arguments.flip, checkpoint=arguments.checkpoint
+            )
+        figures["pictures"] = [str(path) for path in pictures]
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print_figures(figures)
+
+
+def store_statistics(reader: CacheReader, workers: int) -> BlockStatistics:
+    """Statistics of all captured blocks.
+
+    Raises:
+        ValueError: nothing was captured yet, or an object is damaged.
+    """
+    blocks = [block for block in range(reader.plan.num_blocks) if is_captured(reader.path, block)]
+    if not blocks:
+        raise ValueError(
+            f"cache {reader.path} holds no block yet. Fill it with: make cache-teacher CACHE={reader.path}"
+        )
+    return map_and_add(
+        lambda block: block_statistics(reader.path, block, reader.plan),
+        blocks,
+        0,
+        workers=workers,
+        description="inspect",
+        unit="blocks",
+    )
+
+
+def store_figures(reader: CacheReader, statistics: BlockStatistics) -> dict[str, Any]:
+    """All figures as plain values, for tables, pictures and `--json`."""
+    plan, manifest = reader.plan, reader.manifest
+    sizes = array_bytes(reader.path)
+    rows = max(1, statistics.rows)
+    return {
+        "cache": str(reader.path),
+        "preset": manifest["codec"]["preset"],
+        "patches": len(plan.patch_ids),
+        "flips": manifest["views"]["flips"],
+        "views": plan.num_views,
+        "blocks": plan.num_blocks,
+        "blocks_captured": statistics.blocks,
+        "views_captured": statistics.views,
+        "rows": statistics.rows,
+        "bytes": sum(sizes.values()),
+        "bytes_per_row": sum(sizes.values()) / rows,
+        "arrays": {
+            name: {"bytes": size, "bytes_per_row": size / rows} for name, size in sorted(sizes.items(), key=_by_size)
+        },
+        "rows_per_view": spread(plan.rows_per_view),
+        "views_without_rows": int((plan.rows_per_view == 0).sum()),
+        "levels": [
+            {"stride": stride, **spread(counts)}
+            for stride, counts in zip(_strides(manifest, plan), plan.level_counts.T, strict=True)
+        ],
+        "bytes_per_block": spread(np.asarray(list(_block_bytes(statistics).values()))),
+        "fields": {name: field_figures(name, manifest, statistics) for name in RECORD_FIELDS if statistics.rows},
+        "errors": {
+            column: {"mean": float(total / rows), "largest_block": float(largest)}
+            for column, total, largest in zip(ERROR_COLUMNS, statistics.error_sum, statistics.error_max, strict=True)
+        },
+        "expensive_views": expensive_views(plan, statistics),
+    }
+
+
+def spread(values: np.ndarray) -> dict[str, float]:
+    """Mean, percentiles and extremes."""
+    return {
+        "mean": float(values.mean()),
+        "min": float(values.min()),
+        **{f"p{percentile}": float(np.percentile(values, percentile)) for percentile in PERCENTILES},
+        "max": float(values.max()),
+    }
+
+
+def array_bytes(path: Path) -> dict[str, int]:
+    """Bytes on disk of every array; `plan` and the root's metadata count as one each."""
+    sizes: Counter[str] = Counter()
+    for folder, _, names in os.walk(path):
+        parts = Path(folder).relative_to(path).parts
+        sizes[parts[0] if parts else "manifest"] += sum(os.stat(os.path.join(folder, name)).st_size for name in names)
+    return dict(sizes)
+
+
+def field_figures(name: str, manifest: Manifest, statistics: BlockStatistics) -> dict[str, Any]:
+    """Range of one field; of codes also how well they are used."""
+    low, high = statistics.ranges[name]
+    figures: dict[str, Any] = {"low": low, "high": high}
+    if name not in LOGIT_FIELDS:
+        return figures
+    codec = FieldCodec.from_json(manifest["codec"][name])
+    figures |= codec.to_json()
+    if codec.is_float:
+        return figures
+    counts = statistics.histograms[name]
+    used = counts[counts > 0] / counts.sum()
+    figures["representable"] = [codec.low, codec.high]
+    figures["codes_used"] = len(used)
+    # What an ideal coder without context would need; the difference to the stored bytes is what compression gains.
+    figures["entropy_bits"] = float(-(used * np.log2(used)).sum())
+    return figures
+
+
+def expensive_views(plan: Plan, statistics: BlockStatistics) -> list[dict[str, Any]]:
+    """Views with the most rows; a view's bytes are its share of its block's."""
+    rows, block_bytes = plan.rows_per_view, _block_bytes(statistics)
+    largest = [int(view) for view in np.argsort(-rows, kind="stable") if int(plan.block[view]) in block_bytes]
+    result = []
+    for view in largest[:EXPENSIVE_VIEWS]:
+        block = int(plan.block[view])
+        share = rows[view] / max(1, statistics.block_rows[block])
+        result.append(
+            {"view": str(plan.view(view)), "rows": int(rows[view]), "bytes": round(share * block_bytes[block])}
+        )
+    return result
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    """The figures as tables."""
+    console = Console()
+    missing = figures["blocks"] - figures["blocks_captured"]
+    console.print(
+        f"{figures['cache']}: {figures['patches']:,} patches x {len(figures['flips'])} flips = {figures['views']:,} "
+        f"views, {figures['rows']:,} rows in {figures['blocks_captured']} blocks, preset {figures['preset']}"
+        + (f"; {missing} blocks are not captured and left out" if missing else ""),
+        soft_wrap=True,
+    )
+    sizes = _table("Size", "array", "MB", "bytes a row")
+    for name, size in figures["arrays"].items():
+        sizes.add_row(name, f"{size['bytes'] / 1e6:,.3f}", f"{size['bytes_per_row']:.2f}")
+    sizes.add_row("total", f"{figures['bytes'] / 1e6:,.3f}", f"{figures['bytes_per_row']:.2f}", style="bold")
+    console.print(sizes)
+
+    names = ("mean", "min", "p5", "p50", "p90", "p99", "max")
+    rows = _table("Rows a view", "level", *names)
+    for level in figures["levels"]:
+        rows.add_row(f"stride {level['stride']}", *(f"{level[name]:,.0f}" for name in names))
+    rows.add_row("all", *(f"{figures['rows_per_view'][name]:,.0f}" for name in names), style="bold")
+    console.print(rows)
+    console.print(f"{figures['views_without_rows']} views have no rows.")
+
+    values = _table("Values", "field", "lowest", "highest", "stored as", "codes used", "entropy, bits")
+    for name, field in figures["fields"].items():
+        values.add_row(name, f"{field['low']:.4g}", f"{field['high']:.4g}", *_codec_cells(field))
+    console.print(values)
+
+    errors = _table("Measured errors, decoded against teacher", "", "mean over rows", "largest block")
+    for column, error in figures["errors"].items():
+        unit = "" if "abs" in column else " nats"
+        mean = "" if "max" in column else f"{error['mean']:.3g}{unit}"
+        errors.add_row(column, mean, f"{error['largest_block']:.3g}{unit}")
+    console.print(errors)
+
+    views = _table("Most expensive views", "view", "rows", "kB")
+    for view in figures["expensive_views"]:
+        views.add_row(view["view"], f"{view['rows']:,}", f"{view['bytes'] / 1e3:,.1f}")
+    console.print(views)
+    for path in figures.get("pictures", ()):
+        console.print(f"picture: {path}", soft_wrap=True)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position == 0 else "right", no_wrap=position == 0)
+    return table
+
+
+def _codec_cells(field: dict[str, Any]) -> list[str]:
+    if "dtype" not in field:
+        return ["", "", ""]
+    if "codes_used" not in field:
+        return [field["dtype"], "", ""]
+    return [
+        f"{field['dtype']}, step {field['scale_factor']:g}",
+        str(field["codes_used"]),
+        f"{field['entropy_bits']:.2f}",
+    ]
+
+
+def _block_bytes(statistics: BlockStatistics) -> dict[int, int]:
+    return {
+        block: sum(statistics.object_bytes[name][block] for name in BLOCK_ARRAYS) for block in statistics.block_rows
+    }
+
+
+def _strides(manifest: Manifest, plan: Plan) -> list[int]:
+    grid = manifest["head"].get("grid", {})
+    return list(grid.get("strides", range(plan.level_counts.shape[1])))
+
+
+def _by_size(item: tuple[str, int]) -> int:
+    return -item[1]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.inspect_cache",
+        description="Sizes, rows, value ranges, measured errors and pictures of a teacher cache.",
+        epilog="Exit status: 0 done, 1 failed, 2 unusable arguments.",
+    )
+    parser.add_argument("--cache", help="the store (default: the config's cache)")
+    parser.add_argument("--config", help="the student's config: with it, patches and distributions are drawn")
+    parser.add_argument(
+        "--out", help="folder of the pictures (default with --config: work_dirs/inspect/<cache>; else none are made)"
+    )
+    parser.add_argument("--checkpoint", help="a student's weights: its distributions beside the teacher's")
+    parser.add_argument("--patch", help="the patch to draw (default: one with many rows)")
+    parser.add_argument("--flip", choices=FLIPS, help="the flip whose distributions are drawn (default: the last)")
+    parser.add_argument(
+        "--workers", type=positive_int, default=available_cores(), help="threads that read (default: all cores)"
+    )
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override config values: key=value")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, make_parser()))

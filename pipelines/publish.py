@@ -1,0 +1,71 @@
+"""Strip a training checkpoint to weights and meta, and name it by its hash, as mmrotate users know it.
+
+python -m pipelines.publish --checkpoint work_dirs/.../epoch_12.pth --out gwd_r18_1x_dota.pth
+"""
+
+from __future__ import annotations
+
+import pipelines.openmmlab  # noqa: F401  isort: skip
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from distill.checkpoint import load_checkpoint, state_dict_of, weights_digest
+from pipelines.command import run_command
+
+# What a user of the weights needs of a run's meta; dates, hosts and paths stay behind.
+META_KEYS = ("epoch", "iter", "dataset_meta", "mmengine_version", "cfg")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Training checkpoint -> published file."""
+    figures = publish(Path(arguments.checkpoint), Path(arguments.out))
+    print(json.dumps(figures, indent=2) if arguments.json else f"{figures['file']}: {figures['bytes'] / 1e6:.1f} MB")
+
+
+def publish(checkpoint: Path, out: Path) -> dict[str, str | int]:
+    """Write `<out stem>-<first 8 digits of the file's SHA-256>.pth`; an existing file is kept.
+
+    Raises:
+        ValueError: the checkpoint cannot be loaded or holds no weights.
+    """
+    loaded = load_checkpoint(checkpoint)
+    weights = {name: tensor.cpu().contiguous() for name, tensor in state_dict_of(loaded, checkpoint).items()}
+    meta = {key: value for key, value in loaded.get("meta", {}).items() if key in META_KEYS}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.stem}.draft")
+    torch.save({"meta": meta, "state_dict": weights}, draft)
+    digest = hashlib.sha256(draft.read_bytes()).hexdigest()
+    final = out.with_name(f"{out.stem}-{digest[:8]}.pth")
+    if final.exists():
+        # The same name is the same content: nothing to replace.
+        draft.unlink()
+    else:
+        draft.rename(final)
+    return {
+        "file": str(final),
+        "bytes": final.stat().st_size,
+        "file_sha256": digest,
+        "weights_sha256": weights_digest(weights),
+    }
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.publish",
+        description="Strip a training checkpoint to weights and meta, named by its hash.",
+        epilog="Exit status: 0 done, 1 failed, 2 unusable arguments.",
+    )
+    parser.add_argument("--checkpoint", required=True, help="the training checkpoint")
+    parser.add_argument("--out", required=True, help="name of the published file; the hash is added to it")
+    parser.add_argument("--json", action="store_true", help="print file, bytes and digests as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, make_parser()))
