@@ -22,7 +22,7 @@ export MAX_JOBS ?= $(shell nproc)
 option = $(if $(strip $(2)),$(1) $(2))
 run = $(PYTHON) -m pipelines.$(1)
 
-.PHONY: help setup demo data teacher train plan cache-teacher distill evaluate test lint format
+.PHONY: help setup demo data teacher train plan cache-teacher verify-cache inspect-cache distill evaluate test stress lint format
 
 help: ## this list
 	@echo "Usage: make <target> [VARIABLE=value ...]"
@@ -62,6 +62,15 @@ plan: $(READY) ## rows and bytes of a cache, from labels alone
 cache-teacher: $(READY) ## run the teacher once over every view and store its answers; resumes
 	$(call run,cache_teacher) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--teacher,$(TEACHER)) $(call option,--checkpoint,$(CHECKPOINT)) $(call option,--cache,$(CACHE)) $(ARGS)
 
+# With CACHE= alone the store is looked at by itself; with CONFIG= also its images, labels and teacher.
+of_cache = $(if $(CACHE)$(CONFIG),$(call option,--config,$(CONFIG)) $(call option,--cache,$(CACHE)),--config configs/distill/gwd_r18_1x_dota.py)
+
+verify-cache: $(READY) ## CACHE= every byte of a cache; with CONFIG= its files, and a sample against the teacher
+	$(call run,verify_cache) $(of_cache) $(call option,--teacher,$(TEACHER)) $(call option,--checkpoint,$(CHECKPOINT)) $(ARGS)
+
+inspect-cache: $(READY) ## CACHE= sizes, rows, values, errors; with CONFIG= pictures, CHECKPOINT= a student beside them
+	$(call run,inspect_cache) $(of_cache) $(call option,--checkpoint,$(CHECKPOINT)) $(call option,--out,$(WORK_DIR)) $(ARGS)
+
 distill: $(READY) ## train the student from the cache
 	$(call run,distill) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
@@ -73,6 +82,9 @@ publish: $(READY) ## strip CHECKPOINT= to weights and meta: ARGS='--out name.pth
 
 test: $(READY) ## all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS)
+
+stress: $(READY) ## the long fault runs: 500 flipped bits, 50 captures killed and resumed; about 15 minutes
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/stress/faults.py $(ARGS)
 
 lint: $(READY) ## ruff, mypy, import contracts, spelling
 	.venv/bin/ruff check .

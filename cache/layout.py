@@ -162,8 +162,6 @@ def create_arrays(path: Path, manifest: Manifest, plan: Plan, specs: list[ArrayS
             compressors=[compressor, Crc32cCodec()],
             dimension_names=spec.dimensions,
             attributes=dict(spec.attributes),
-            # A row that equals the fill value is a row all the same: only what was never written is absent.
-            config={"write_empty_chunks": True},
         )
     for name, values in plan_arrays(plan).items():
         array_of(root, f"plan/{name}")[...] = values
@@ -187,8 +185,22 @@ def plan_arrays(plan: Plan) -> dict[str, np.ndarray]:
 
 
 def read_plan(root: zarr.Group) -> Plan:
-    """The plan of an opened store."""
-    arrays = {name: np.asarray(array_of(root, f"plan/{name}")[...]) for name in PLAN_ARRAYS}
+    """The plan of an opened store.
+
+    Raises:
+        ValueError: a chunk is lost or damaged.
+    """
+    arrays = {}
+    for name in PLAN_ARRAYS:
+        # A lost chunk must raise: read as zeros it would be a plan all the same.
+        stored = array_of(root, f"plan/{name}").with_config({"read_missing_chunks": False})
+        try:
+            arrays[name] = np.asarray(stored[...])
+        except Exception as error:
+            path, reason = str(root.store_path).removeprefix("file://"), str(error).splitlines()[0].rstrip(".")
+            raise ValueError(
+                f"cache {path}: plan/{name} cannot be read: {reason}. Run make verify-cache CACHE={path}"
+            ) from error
     return Plan(patch_ids=decode_ids(arrays.pop("patch_id")), **arrays)
 
 
@@ -228,9 +240,12 @@ def open_root(path: Path) -> zarr.Group:
 
 
 def array_of(root: zarr.Group, name: str) -> zarr.Array[Any]:
+    """An array of a store, to read or to write."""
     array = root[name]
     assert isinstance(array, zarr.Array), f"{name} is a group"
-    return array
+    # A row that equals the fill value is a row all the same: only what was never written is absent. Zarr does not
+    # store this setting, so it holds for an opened array alone.
+    return array.with_config({"write_empty_chunks": True})
 
 
 def block_keys(root: zarr.Group, block: int) -> Iterator[str]:

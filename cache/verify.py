@@ -198,7 +198,7 @@ def _manifest_findings(path: Path, root: zarr.Group) -> list[Finding]:
     try:
         plan = read_plan(root)
     except Exception as error:
-        return [Finding("plan", f"cannot be read: {error}", _metadata_cure(path))]
+        return [Finding("plan", f"cannot be read ({error})", _metadata_cure(path))]
     problems = list(_plan_problems(plan))
     difference = first_difference(plan.describe(), manifest["plan"], "plan")
     if difference is not None:
@@ -227,10 +227,11 @@ def _plan_problems(plan: Plan) -> Iterator[tuple[str, str]]:
             f"view {plan.view(view)} has {rows[view]} rows but {plan.rows_per_view[view]} in level_counts",
         )
         return
-    order = np.lexsort((plan.row_start, plan.block))
+    # By stop as well: a view without rows starts where the next one does.
+    order = np.lexsort((plan.row_stop, plan.row_start, plan.block))
     block, start, stop = plan.block[order], plan.row_start[order], plan.row_stop[order]
-    follows = np.append(True, block[1:] != block[:-1])
-    expected = np.where(follows, 0, np.append(0, stop[:-1]))
+    is_first = np.append(True, block[1:] != block[:-1])
+    expected = np.where(is_first, 0, np.append(0, stop[:-1]))
     if (start != expected).any():
         view = int(order[np.flatnonzero(start != expected)[0]])
         yield "plan/row_start", f"rows of view {plan.view(view)} do not follow those of the view before it in its block"

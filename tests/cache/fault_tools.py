@@ -1,0 +1,66 @@
+"""Damage to stores: random flips over every kind of object, and what verification says to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.layout import open_root, read_plan
+from cache.verify import Finding, is_captured, verify_block, verify_documents, verify_metadata
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One bit of one object."""
+
+    key: str
+    byte: int
+    bit: int
+
+
+def objects_by_kind(path: Path) -> dict[str, list[str]]:
+    """Keys of a store's objects: metadata documents one by one, chunks by array."""
+    kinds: dict[str, list[str]] = {}
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            key = file.relative_to(path).as_posix()
+            kinds.setdefault(key.partition("/c/")[0], []).append(key)
+    return kinds
+
+
+def random_flips(path: Path, count: int, seed: int) -> Iterator[Flip]:
+    """Seeded flips that go round all kinds of objects, so that small objects get their share."""
+    random = np.random.default_rng(seed)
+    kinds = list(objects_by_kind(path).values())
+    for number in range(count):
+        if number % len(kinds) == 0:
+            random.shuffle(kinds)
+        keys = kinds[number % len(kinds)]
+        key = keys[random.integers(len(keys))]
+        yield Flip(key, int(random.integers((path / key).stat().st_size)), int(random.integers(8)))
+
+
+@contextmanager
+def flipped(path: Path, flip: Flip) -> Iterator[None]:
+    """The store with that bit changed; as it was afterwards."""
+    file = path / flip.key
+    content = file.read_bytes()
+    damaged = bytearray(content)
+    damaged[flip.byte] ^= 1 << flip.bit
+    file.write_bytes(damaged)
+    yield
+    file.write_bytes(content)
+
+
+def all_findings(path: Path) -> list[Finding]:
+    """What `make verify-cache` says of the store alone."""
+    if damage := verify_documents(path):
+        return damage
+    findings = verify_metadata(path)
+    plan = read_plan(open_root(path))
+    captured = [block for block in range(plan.num_blocks) if is_captured(path, block)]
+    return findings + [finding for block in captured for finding in verify_block(path, block, plan)]

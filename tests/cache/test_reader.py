@@ -1,0 +1,144 @@
+"""Reading many records, and reading in forked processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.layout import RECORD_FIELDS
+from cache.reader import CacheReader, TargetRecord
+from cache.writer import CacheWriter
+from tests.cache.store_tools import block_fields, small_manifest, small_plan, write_store
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("store") / "cache.zarr"
+    write_store(path)
+    return path
+
+
+def assert_same(left: TargetRecord, right: TargetRecord) -> None:
+    for name in RECORD_FIELDS:
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+
+
+def all_views(reader: CacheReader) -> list[tuple[str, str]]:
+    views = [reader.plan.view(index) for index in range(reader.plan.num_views)]
+    return [(view.patch_id, view.flip) for view in views]
+
+
+def test_many_records_are_those_read_one_by_one(store: Path) -> None:
+    reader = CacheReader(store)
+    views = all_views(reader)[::-1]
+    # A view that is asked for twice, and one without rows, are among them.
+    views += views[:2]
+    for view, record in zip(views, CacheReader(store).read_many(views), strict=True):
+        assert_same(record, reader.read(*view))
+
+
+def test_a_prefetched_record_is_the_record(store: Path) -> None:
+    reader, other = CacheReader(store), CacheReader(store)
+    views = all_views(reader)
+    reader.prefetch(views[5:9])
+    for view in views:
+        assert_same(reader.read(*view), other.read(*view))
+
+
+def test_prefetching_an_unknown_view_is_refused(store: Path) -> None:
+    with pytest.raises(ValueError, match="holds no view P9/none"):
+        CacheReader(store).prefetch([("P9", "none")])
+
+
+def test_rows_that_equal_the_fill_value_are_rows(tmp_path: Path) -> None:
+    """Code 255 is the fill value and a legal code: a chunk of nothing else must be written all the same."""
+    plan = small_plan()
+    block = int(plan.rows_per_block.argmax())
+    fields = block_fields(plan, block)
+    fields["cls_logits"][:] = 255
+    fields["box_logits"][:] = 255
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
+        writer.write(block, fields, np.zeros(10))
+    view = plan.view(int(plan.views_of_block(block)[-1]))
+    record = CacheReader(tmp_path / "cache.zarr").read(view.patch_id, view.flip)
+    assert len(record) > 0
+    np.testing.assert_array_equal(record.box_logits, 0)
+
+
+def test_a_lost_chunk_of_the_plan_is_refused(tmp_path: Path) -> None:
+    """Read as zeros it would say that views have no rows."""
+    write_store(tmp_path / "cache.zarr")
+    (tmp_path / "cache.zarr/plan/row_stop/c/0").unlink()
+    with pytest.raises(ValueError, match=r"plan/row_stop cannot be read: 1 chunk\(s\) not found.*make verify-cache"):
+        CacheReader(tmp_path / "cache.zarr").read("P0003__a__128__0___0", "none")
+
+
+PARENT = """
+import multiprocessing, os, sys
+from cache.reader import CacheReader
+reader = CacheReader(sys.argv[1])
+view = ("P0003__a__128__0___0", "none")
+def child(number=0):
+    return len(reader.read(*view))
+if __name__ == "__main__":
+    reader.read(*view)
+"""
+FORKS = {
+    "os.fork": """
+    process = os.fork()
+    if process == 0:
+        child()
+        os._exit(0)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+""",
+    "Process": """
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+""",
+    "Pool": """
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.map(child, range(4))
+""",
+    "DataLoader": """
+    import torch
+    class Records(torch.utils.data.Dataset):
+        def __len__(self): return 4
+        def __getitem__(self, index): return child()
+    list(torch.utils.data.DataLoader(Records(), num_workers=2, multiprocessing_context="fork"))
+""",
+}
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_reading_after_a_fork_says_what_to_do(store: Path, tmp_path: Path, fork: str) -> None:
+    """The parent has read: the child raises one sentence instead of being aborted, and the parent does not hang."""
+    done = run_script(tmp_path, PARENT + FORKS[fork], store)
+    assert done.returncode == 1
+    assert "cannot be read in a process forked from one that has read some" in done.stderr.strip().splitlines()[-1]
+    assert "multiprocessing_context='forkserver'" in done.stderr
+    assert "aborting" not in done.stderr
+
+
+def test_a_forked_process_that_reads_nothing_is_left_alone(store: Path, tmp_path: Path) -> None:
+    script = PARENT + FORKS["Process"].replace("target=child", "target=os.getpid")
+    assert run_script(tmp_path, script, store).returncode == 0
+
+
+def run_script(folder: Path, text: str, store: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "script.py").write_text(text)
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", str(folder / "script.py"), str(store)],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
