@@ -192,6 +192,16 @@ def test_losses_and_gradients(twins, flips) -> None:
         assert difference < 1e-5, f"{name}: {difference:.1e}"
 
 
+@pytest.mark.parametrize("name", ["live", "cached"])
+def test_every_level_has_its_losses(twins, name) -> None:
+    model = twins.build(name)
+    batch = model.data_preprocessor(twins.load([(patch, "none") for patch in twins.patch_ids]), training=True)
+    losses = model(**batch, mode="loss")
+    num_levels = model.bbox_head.prior_generator.num_levels
+    assert {key: len(values) for key, values in losses.items()} == dict.fromkeys(losses, num_levels)
+    assert all(value > 0 for key in ("loss_ld", "loss_kd") for value in losses[key])
+
+
 def test_the_record_of_another_view_is_noticed(twins) -> None:
     views = [(patch, "none") for patch in twins.patch_ids[:2]]
     batch, other = twins.load(views), twins.load([(patch, "diagonal") for patch, _ in views])

@@ -1,0 +1,266 @@
+"""How long one warm record takes to read, by library: a Markdown table.
+
+    python -m benchmarks.read
+
+Records of 10,000 rows in one store: 15 classes, 5 x 9 bins, preset `default`. Every reader returns the same thing, the
+four fields with the logits decoded to float32. All are timed in one run, in turn, on views in a random order; the floor
+is a copy of the codes from a `.npy` file a field. LMDB needs its package (`uv run --with lmdb`); without it the row is
+left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numcodecs.zstd
+import numpy as np
+import zarr
+
+from cache.layout import ERROR_COLUMNS, RECORD_FIELDS, array_of, open_root
+from cache.manifest import make_manifest
+from cache.plan import Plan, PlannedPatch, make_plan
+from cache.quantize import LOGIT_FIELDS, FieldCodec, ValueRange, choose_codecs, subtract_row_max
+from cache.reader import CacheReader
+from cache.view import FLIPS
+from cache.writer import CacheWriter
+
+ROWS, CLASSES, BOX_SHAPE, NUM_PRIORS = 10_000, 15, (5, 9), 196_416
+RANGES = {"cls_logits": ValueRange(-9.0, 3.0), "box_logits": ValueRange(-15.0, 0.0)}
+FUSED = "FusedCodecPipeline"
+BATCH = 8
+
+Record = dict[str, np.ndarray]
+Reader = Callable[[Sequence[int]], list[Record]]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Store -> readers -> times -> table."""
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        plan, manifest = write_store(Path(folder) / "cache.zarr", arguments.patches)
+        readers = make_readers(Path(folder), plan, manifest)
+        check(readers, plan)
+        seconds = measure(readers, plan, arguments.repeats)
+    figures = {
+        "rows": ROWS,
+        "repeats": arguments.repeats,
+        "decode_ms": 1e3 * decode_seconds(manifest),
+        "milliseconds": {
+            name: {"median": 1e3 * float(np.median(times)), "p90": 1e3 * float(np.percentile(times, 90))}
+            for name, times in seconds.items()
+        },
+    }
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print_table(figures)
+
+
+def write_store(path: Path, num_patches: int) -> tuple[Plan, dict[str, Any]]:
+    """A cache of made-up records that compress about as real ones do."""
+    shares = np.asarray([0.72, 0.2, 0.06, 0.015, 0.005])
+    counts = np.tile((ROWS * shares).astype(int), (len(FLIPS), 1))
+    patches = [PlannedPatch(f"P{n:04d}", bytes(32), bytes(32), (1024, 1024), counts) for n in range(num_patches)]
+    plan = make_plan(patches, FLIPS)
+    codecs = choose_codecs("default", RANGES)
+    head = {"classes": [str(n) for n in range(CLASSES)], "box_parameters": list("xywha"), "num_bins": BOX_SHAPE[1]}
+    manifest = make_manifest(
+        teacher={},
+        head=head,
+        views={"flips": list(FLIPS)},
+        preprocessing={},
+        numeric={},
+        region={},
+        plan=plan.describe(),
+        codec={"preset": "default", **{name: codec.to_json() for name, codec in codecs.items()}},
+    )
+    random = np.random.default_rng(0)
+    with CacheWriter(path, manifest, plan) as writer:
+        for block in writer.missing_blocks():
+            views = plan.views_of_block(block)
+            total = ROWS * len(views)
+            logits = {
+                "cls_logits": random.normal(-4, 1.2, (total, CLASSES)).clip(-9, 3).astype(np.float32),
+                "box_logits": random.normal(-3, 1.5, (total, *BOX_SHAPE)).clip(-8, 6).astype(np.float32),
+            }
+            logits["box_logits"] = subtract_row_max(logits["box_logits"])
+            index = [np.sort(random.choice(NUM_PRIORS, ROWS, replace=False)) for _ in views]
+            fields = {
+                "prior_index": np.concatenate(index).astype(np.uint32),
+                "weight": random.uniform(0.05, 1, total).astype(np.float32),
+                **{name: codecs[name].encode(logits[name]).astype(codecs[name].dtype) for name in LOGIT_FIELDS},
+            }
+            writer.write(block, fields, np.zeros(len(ERROR_COLUMNS)))
+    return plan, manifest
+
+
+def make_readers(folder: Path, plan: Plan, manifest: dict[str, Any]) -> dict[str, Reader]:
+    """Every way of reading, by the name that the table shows."""
+    path = folder / "cache.zarr"
+    codecs = {name: FieldCodec.from_json(manifest["codec"][name]) for name in LOGIT_FIELDS}
+    cache = CacheReader(path)
+    views = [plan.view(index) for index in range(plan.num_views)]
+
+    def decoded(codes: Record) -> Record:
+        return {
+            "prior_index": codes["prior_index"].astype(np.int64),
+            "weight": codes["weight"],
+            **{name: codecs[name].decode(codes[name]) for name in LOGIT_FIELDS},
+        }
+
+    def through_cache_reader(indices: Sequence[int]) -> list[Record]:
+        pairs = [(views[index].patch_id, views[index].flip) for index in indices]
+        records = cache.read_many(pairs) if len(pairs) > 1 else [cache.read(*pairs[0])]
+        return [{name: getattr(record, name) for name in RECORD_FIELDS} for record in records]
+
+    def through_zarr(arrays: dict[str, Any]) -> Reader:
+        def codes(index: int) -> Record:
+            block, rows = int(plan.block[index]), slice(int(plan.row_start[index]), int(plan.row_stop[index]))
+            return {name: np.asarray(array[block, rows]) for name, array in arrays.items()}
+
+        return lambda indices: [decoded(codes(index)) for index in indices]
+
+    readers: dict[str, Reader] = {
+        "raw copy (`np.load`)": _raw_copies(folder / "raw", plan, path, decoded),
+        "TensorStore, `CacheReader.read`": through_cache_reader,
+        f"TensorStore, `CacheReader.read_many` of {BATCH}": through_cache_reader,
+        "zarr-python, default": through_zarr(_zarr_arrays(path)),
+    }
+    if hasattr(zarr.core.codec_pipeline, FUSED):
+        with zarr.config.set({"codec_pipeline.path": f"zarr.core.codec_pipeline.{FUSED}"}):
+            readers[f"zarr-python, `{FUSED}`"] = through_zarr(_zarr_arrays(path))
+    else:
+        print(f"left out: this zarr has no {FUSED}", file=sys.stderr)
+    try:
+        readers["LMDB + zstd blobs"] = _lmdb_blobs(folder / "lmdb", plan, path, decoded)
+    except ModuleNotFoundError:
+        print("left out: LMDB (its package is not installed: uv run --with lmdb ...)", file=sys.stderr)
+    return readers
+
+
+def _zarr_arrays(path: Path) -> dict[str, Any]:
+    root = open_root(path)
+    return {name: array_of(root, name) for name in RECORD_FIELDS}
+
+
+def _stored_codes(path: Path, plan: Plan, index: int) -> Record:
+    block, rows = int(plan.block[index]), slice(int(plan.row_start[index]), int(plan.row_stop[index]))
+    return {name: np.asarray(array[block, rows]) for name, array in _zarr_arrays(path).items()}
+
+
+def _raw_copies(folder: Path, plan: Plan, path: Path, decoded: Callable[[Record], Record]) -> Reader:
+    """The codes of every field in a file of its own."""
+    folder.mkdir()
+    for index in range(plan.num_views):
+        for name, codes in _stored_codes(path, plan, index).items():
+            np.save(folder / f"{index}_{name}.npy", codes)
+    return lambda indices: [
+        decoded({name: np.load(folder / f"{index}_{name}.npy") for name in RECORD_FIELDS}) for index in indices
+    ]
+
+
+def _lmdb_blobs(folder: Path, plan: Plan, path: Path, decoded: Callable[[Record], Record]) -> Reader:
+    """One value a record: its four fields one after the other, zstd level 5 with a checksum."""
+    import lmdb
+
+    environment = lmdb.open(str(folder), map_size=2**32, readahead=False)
+    layouts: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+    with environment.begin(write=True) as transaction:
+        for index in range(plan.num_views):
+            blob = io.BytesIO()
+            for name, codes in _stored_codes(path, plan, index).items():
+                layouts[name] = codes.dtype, codes.shape[1:]
+                blob.write(np.ascontiguousarray(codes).tobytes())
+            transaction.put(str(index).encode(), numcodecs.zstd.compress(blob.getvalue(), 5, checksum=True))
+
+    def codes(index: int) -> Record:
+        with environment.begin(buffers=True) as transaction:
+            blob = numcodecs.zstd.decompress(bytes(transaction.get(str(index).encode())))
+        record, offset = {}, 0
+        rows = int(plan.rows_per_view[index])
+        for name, (dtype, tail) in layouts.items():
+            count = rows * int(np.prod(tail, dtype=int))
+            record[name] = np.frombuffer(blob, dtype, count, offset).reshape(rows, *tail)
+            offset += count * dtype.itemsize
+        return record
+
+    return lambda indices: [decoded(codes(index)) for index in indices]
+
+
+def check(readers: dict[str, Reader], plan: Plan) -> None:
+    """All readers return the same record; this also warms them."""
+    for index in range(plan.num_views):
+        records = {name: reader([index])[0] for name, reader in readers.items()}
+        first = next(iter(records.values()))
+        for name, record in records.items():
+            for field in RECORD_FIELDS:
+                assert np.array_equal(record[field], first[field]), f"{name} differs in {field} of view {index}"
+
+
+def measure(readers: dict[str, Reader], plan: Plan, repeats: int) -> dict[str, list[float]]:
+    """Seconds a record, `repeats` times, readers in turn so that a busy moment hits all of them."""
+    random = np.random.default_rng(1)
+    seconds: dict[str, list[float]] = {name: [] for name in readers}
+    for _ in range(repeats):
+        for name, reader in readers.items():
+            indices = random.integers(plan.num_views, size=BATCH if "read_many" in name else 1).tolist()
+            began = time.perf_counter()
+            reader(indices)
+            seconds[name].append((time.perf_counter() - began) / len(indices))
+    return seconds
+
+
+def decode_seconds(manifest: dict[str, Any]) -> float:
+    """Median time of turning one record's codes into float32: a part of every row of the table."""
+    codecs = {name: FieldCodec.from_json(manifest["codec"][name]) for name in LOGIT_FIELDS}
+    shapes = {"cls_logits": (ROWS, CLASSES), "box_logits": (ROWS, *BOX_SHAPE)}
+    codes = {name: np.zeros(shape, codecs[name].dtype) for name, shape in shapes.items()}
+    times = []
+    for _ in range(50):
+        began = time.perf_counter()
+        for name in LOGIT_FIELDS:
+            codecs[name].decode(codes[name])
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+def print_table(figures: dict[str, Any]) -> None:
+    """Fastest first."""
+    times = figures["milliseconds"]
+    floor = next(iter(times.values()))["median"]
+    slowest = times["zarr-python, default"]["median"]
+    print("| reader | median, ms | 90th percentile, ms | x raw copy | x faster than zarr-python's default |")
+    print("|---|---:|---:|---:|---:|")
+    for name, entry in sorted(times.items(), key=lambda item: item[1]["median"]):
+        median = entry["median"]
+        print(f"| {name} | {median:.2f} | {entry['p90']:.2f} | {median / floor:.1f} | {slowest / median:.1f} |")
+    print(
+        f"\n{figures['rows']:,} rows a record, {figures['repeats']} repeats, warm; decoding to float32 takes "
+        f"{figures['decode_ms']:.2f} ms of every row. {len(os.sched_getaffinity(0))} cores, Python "
+        f"{platform.python_version()}, zarr {version('zarr')}, tensorstore {version('tensorstore')}."
+    )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.read", description="Time one warm record by library; prints a Markdown table."
+    )
+    parser.add_argument("--patches", type=int, default=4, help="patches of the store, four views each (default: 4)")
+    parser.add_argument("--repeats", type=int, default=100, help="reads of every reader (default: 100)")
+    parser.add_argument("--folder", help="where the store is written for the run (default: the system's)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    main(make_parser().parse_args())
