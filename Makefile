@@ -22,7 +22,7 @@ export MAX_JOBS ?= $(shell nproc)
 option = $(if $(strip $(2)),$(1) $(2))
 run = $(PYTHON) -m pipelines.$(1)
 
-.PHONY: help setup demo data teacher train plan cache-teacher verify-cache inspect-cache distill evaluate test stress lint format
+.PHONY: help setup demo data teacher train plan cache-teacher verify-cache inspect-cache distill evaluate publish test stress lint format
 
 help: ## this list
 	@echo "Usage: make <target> [VARIABLE=value ...]"
@@ -44,7 +44,7 @@ $(READY): pyproject.toml uv.lock .python-version | $(UV)
 	$(if $(filter 1,$(CUDA)),FORCE_CUDA=1) $(UV) sync --locked --quiet $(CUDA_OPTION)
 	@touch $@
 
-demo: $(READY) ## the whole path on built-in scenes, CPU only, about 10 minutes
+demo: $(READY) ## the whole path on built-in scenes, CPU only, about 11 minutes
 	$(call run,demo) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
 data: $(READY) ## DOTA_ROOT= (or built-in scenes) -> patches

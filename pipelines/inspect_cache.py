@@ -51,8 +51,9 @@ def main(arguments: argparse.Namespace) -> None:
     reader = CacheReader(arguments.cache or config.cache)
     statistics = store_statistics(reader, arguments.workers)
     figures = store_figures(reader, statistics)
-    out = Path(arguments.out) if arguments.out else config and Path("work_dirs/inspect") / reader.path.stem
-    if out:
+    out = arguments.out or (f"work_dirs/inspect/{reader.path.stem}" if config is not None else None)
+    if out is not None:
+        out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
         pictures = [cache_pictures.draw_statistics(reader, statistics, figures, out / "statistics.png")]
         if config is not None:

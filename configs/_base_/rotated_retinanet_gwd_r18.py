@@ -64,7 +64,7 @@ model = dict(
     ),
     train_cfg=dict(
         # Objects are matched by their circumscribed horizontal boxes. CircumscribedRBboxOverlaps2D is the published
-        # call, tie by tie; this one is the same IoU a hundred times cheaper on a CPU, with a few more positives (none
+        # call, tie by tie; this one is the same IoU some fifty times cheaper on a CPU, with a few more positives (none
         # to 15 %) among the smallest objects, whose ties between priors break by rounding.
         assigner=dict(
             type="mmdet.MaxIoUAssigner",

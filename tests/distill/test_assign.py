@@ -90,7 +90,7 @@ def test_both_calculators_give_the_same_iou() -> None:
     priors = random.uniform((0, 0, 16, 16, 0), (128, 128, 90, 90, 1e-30), (50, 5)).astype(np.float32)
     boxes, priors = RotatedBoxes(torch.from_numpy(boxes)), RotatedBoxes(torch.from_numpy(priors))
     rotated, horizontal = CircumscribedRBboxOverlaps2D()(boxes, priors), CircumscribedHBboxOverlaps2D()(boxes, priors)
-    # 70 objects are two chunks.
+    # 70 objects take several chunks, the last one short.
     assert rotated.shape == horizontal.shape == (70, 50)
     np.testing.assert_allclose(horizontal, rotated, atol=2e-5)
     np.testing.assert_allclose(horizontal, fake_rbbox_overlaps(boxes, priors), atol=2e-5)
