@@ -10,6 +10,7 @@ CHECKPOINT ?=
 CACHE ?=
 DOTA_ROOT ?=
 WORK_DIR ?=
+GPUS ?=
 ARGS ?=
 
 UV_VERSION := 0.13.9
@@ -21,13 +22,15 @@ export MAX_JOBS ?= $(shell nproc)
 # $(call option,--name,value): the option where the value is not empty.
 option = $(if $(strip $(2)),$(1) $(2))
 run = $(PYTHON) -m pipelines.$(1)
+# The same on GPUS= processes, one a device.
+train = $(if $(strip $(GPUS)),.venv/bin/torchrun --standalone --nproc-per-node $(GPUS) -m pipelines.$(1),$(call run,$(1)))
 
 .PHONY: help setup demo data teacher train plan cache-teacher verify-cache inspect-cache distill evaluate publish test stress lint format
 
 help: ## this list
 	@echo "Usage: make <target> [VARIABLE=value ...]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "Variables: CONFIG= CACHE= DOTA_ROOT= TEACHER= CHECKPOINT= WORK_DIR= CUDA=1 ARGS='...'"
+	@echo "Variables: CONFIG= CACHE= DOTA_ROOT= TEACHER= CHECKPOINT= WORK_DIR= GPUS= CUDA=1 ARGS='...'"
 
 setup: $(READY) ## the locked environment in .venv (the first time compiles mmcv)
 
@@ -51,10 +54,10 @@ data: $(READY) ## DOTA_ROOT= (or built-in scenes) -> patches
 	$(call run,data) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--dota-root,$(DOTA_ROOT)) $(ARGS)
 
 teacher: $(READY) ## train the teacher
-	$(call run,teacher) --config $(or $(TEACHER),$(CONFIG),configs/teacher/gwd_r34_2x_dota.py) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+	$(call train,teacher) --config $(or $(TEACHER),$(CONFIG),configs/teacher/gwd_r34_2x_dota.py) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
 train: $(READY) ## train a plain student, or one with a live teacher: CONFIG=configs/plain/... or configs/live/...
-	$(call run,train) --config $(or $(CONFIG),configs/plain/gwd_r18_1x_dota.py) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+	$(call train,train) --config $(or $(CONFIG),configs/plain/gwd_r18_1x_dota.py) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
 plan: $(READY) ## rows and bytes of a cache, from labels alone
 	$(call run,plan) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(ARGS)
@@ -72,7 +75,7 @@ inspect-cache: $(READY) ## CACHE= sizes, rows, values, errors; with CONFIG= pict
 	$(call run,inspect_cache) $(of_cache) $(call option,--checkpoint,$(CHECKPOINT)) $(call option,--out,$(WORK_DIR)) $(ARGS)
 
 distill: $(READY) ## train the student from the cache
-	$(call run,distill) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+	$(call train,distill) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
 evaluate: $(READY) ## AP of CHECKPOINT= on the validation images
 	$(call run,evaluate) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) --checkpoint $(or $(CHECKPOINT),$(error CHECKPOINT= is needed)) $(call option,--out,$(WORK_DIR)) $(ARGS)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import pipelines.openmmlab  # noqa: F401  isort: skip
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -38,7 +40,19 @@ def prepare(arguments: argparse.Namespace) -> Config:
     if "work_dir" not in config:
         config.work_dir = str(Path("work_dirs") / Path(arguments.config).stem)
     config.resume = arguments.resume
+    use_launcher(config)
     return config
+
+
+def use_launcher(config: Config) -> None:
+    """Train on several devices where torchrun (make ... GPUS=N) has started this process."""
+    if "LOCAL_RANK" not in os.environ:
+        return
+    config.launcher = "pytorch"
+    if not torch.cuda.is_available():
+        config.env_cfg.dist_cfg.backend = "gloo"
+        # The default wrapper passes device ids, which a model on the CPU must not have.
+        config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None}
 
 
 def train(config: Config) -> ConciseRunner:
