@@ -50,7 +50,8 @@ def use_launcher(config: Config) -> None:
         return
     config.launcher = "pytorch"
     if not torch.cuda.is_available():
-        config.env_cfg.dist_cfg.backend = "gloo"
+        # mmengine would choose a CUDA device; it leaves a process group that exists alone.
+        torch.distributed.init_process_group("gloo")
         # The default wrapper passes device ids, which a model on the CPU must not have.
         config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None}
 
