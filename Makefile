@@ -86,7 +86,7 @@ publish: $(READY) ## strip CHECKPOINT= to weights and meta: ARGS='--out name.pth
 test: $(READY) ## all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS)
 
-stress: $(READY) ## the long fault runs: 500 flipped bits, 50 captures killed and resumed; about 15 minutes
+stress: $(READY) ## the long fault runs: 500 flipped bits, 50 captures killed and resumed; about 10 minutes
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/stress/faults.py $(ARGS)
 
 lint: $(READY) ## ruff, mypy, import contracts, spelling

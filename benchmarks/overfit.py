@@ -164,7 +164,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--sample", required=True, help="folder of real DOTA images with train/images and train/labelTxt"
     )
     parser.add_argument("--work-dir", default="work_dirs/overfit")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=70)
     return parser
 
 

@@ -25,6 +25,12 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
+def synthetic_golden() -> Path:
+    """Values that the published implementation prints for made-up boxes: the part that the project carries itself."""
+    return REPOSITORY / "tests/golden/synthetic"
+
+
+@pytest.fixture(scope="session")
 def dota_sample() -> Path:
     """Real DOTA images; they lie beside the repository and never in it."""
     folder = SHARED / "dota_sample"

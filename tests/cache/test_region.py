@@ -33,9 +33,9 @@ def test_golden_regions(golden, case: str, flip: str) -> None:
 
 
 @pytest.mark.parametrize("seed", [31, 32, 33])
-def test_golden_synthetic_regions(golden, seed: int) -> None:
-    stored = np.load(golden / f"synthetic/gt_seed{seed}.npz")
-    size = json.loads((golden / "synthetic/losses.json").read_text())[str(seed)]["size"]
+def test_golden_synthetic_regions(synthetic_golden, seed: int) -> None:
+    stored = np.load(synthetic_golden / f"gt_seed{seed}.npz")
+    size = json.loads((synthetic_golden / "losses.json").read_text())[str(seed)]["size"]
     weights = region_weights(stored["legacy_oc"][:, :4], AnchorGrid.retina(size, size))
     assert np.setxor1d(np.flatnonzero(weights), stored["prior_index"]).size <= 2
     np.testing.assert_allclose(weights[stored["prior_index"]], stored["weight"], atol=5e-6)
@@ -125,3 +125,15 @@ def test_main_region_lies_inside_the_region() -> None:
 def test_unusable_boxes_are_refused(boxes, message) -> None:
     with pytest.raises(ValueError, match=message):
         region_weights(boxes, AnchorGrid.retina(64, 64))
+
+
+@pytest.mark.parametrize("count", [1, 500, 2000])
+def test_many_objects_are_the_maximum_over_each(count: int) -> None:
+    grid = AnchorGrid.retina(256, 256)
+    random = np.random.default_rng(count)
+    sides = random.uniform(3, 60, (count, 2))
+    boxes = np.hstack([random.uniform(0, 256, (count, 2)), sides]).astype(np.float32)
+    alone = np.zeros(grid.num_priors, dtype=np.float32)
+    for box in boxes:
+        np.maximum(alone, region_weights(box[None], grid), out=alone)
+    np.testing.assert_array_equal(region_weights(boxes, grid), alone)

@@ -49,8 +49,8 @@ def test_positives_are_the_published_ones(golden, gwd_head, published_assigner, 
 
 
 @pytest.mark.parametrize(("name", "suffix", "size"), SYNTHETIC)
-def test_positives_of_synthetic_boxes(golden, gwd_head, published_assigner, name, suffix, size) -> None:
-    stored = np.load(golden / f"synthetic/{name}.npz")
+def test_positives_of_synthetic_boxes(synthetic_golden, gwd_head, published_assigner, name, suffix, size) -> None:
+    stored = np.load(synthetic_golden / f"{name}.npz")
     assigned = assign(published_assigner, gwd_head, stored[f"legacy_oc{suffix}"], stored[f"labels{suffix}"], size)
     positive = np.flatnonzero(assigned > 0)
     np.testing.assert_array_equal(positive, stored[f"pos_inds{suffix}"])

@@ -37,8 +37,8 @@ def test_polygons_to_flipped_legacy_boxes(golden, case: str, flip: str) -> None:
 
 
 @pytest.mark.parametrize("flip", FLIPS)
-def test_synthetic_flips(golden, flip: str) -> None:
-    stored = np.load(golden / "synthetic/flips_seed51.npz")
+def test_synthetic_flips(synthetic_golden, flip: str) -> None:
+    stored = np.load(synthetic_golden / "flips_seed51.npz")
     result = legacy_oc(flipped(RotatedBoxes(torch.from_numpy(stored["none"])), flip, int(stored["size"])))
     np.testing.assert_allclose(result, stored[flip], rtol=1e-6, atol=2e-4)
 

@@ -21,16 +21,17 @@ SYNTHETIC = ("31", "32", "33", "batch2_seed41")
 
 
 @pytest.fixture(params=[*CASES_AND_FLIPS, *(f"synthetic/{name}" for name in SYNTHETIC)])
-def case(request, golden) -> dict:
+def case(request, synthetic_golden) -> dict:
     """Seed, size, ground truth and positives of each image, and the published figures."""
     folder, name = request.param.split("/")
     if folder == "synthetic":
-        expected = json.loads((golden / "synthetic/losses.json").read_text())[name]
+        expected = json.loads((synthetic_golden / "losses.json").read_text())[name]
         seed = int(name.removeprefix("batch2_seed"))
-        stored = np.load(golden / f"synthetic/gt_{name if name.startswith('batch2') else f'seed{name}'}.npz")
+        stored = np.load(synthetic_golden / f"gt_{name if name.startswith('batch2') else f'seed{name}'}.npz")
         suffixes = ["_0", "_1"] if name.startswith("batch2") else [""]
         size, boxes_key = expected["size"], "legacy_oc"
     else:
+        golden = request.getfixturevalue("golden")
         figures = json.loads((golden / "losses.json").read_text())
         (key,) = (key for key in figures if key.startswith(f"{request.param}/seed"))
         expected, seed = figures[key], int(key.rsplit("seed", 1)[1])
