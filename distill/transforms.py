@@ -107,14 +107,16 @@ class LoadTeacherTargets(BaseTransform):
     Adds `teacher_targets` (a `TargetRecord`). Refuses a patch whose file differs from what the teacher saw.
 
     Args:
-        cache: path of the store.
+        cache: path of the store; `make distill` fills it in from the config's `cache`.
     """
 
-    def __init__(self, cache: str) -> None:
+    def __init__(self, cache: str | None = None) -> None:
         self.cache = cache
         self._reader: CacheReader | None = None
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        if self.cache is None:
+            raise ValueError("LoadTeacherTargets has no cache; train with make distill, or give it cache=<path>")
         if self._reader is None:
             self._reader = CacheReader(self.cache)
         patch_id, flip = results["img_id"], results.get("flip_direction") or "none"

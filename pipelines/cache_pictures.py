@@ -13,10 +13,12 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Polygon
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from mmcv.ops import batched_nms
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import Config
@@ -40,6 +42,8 @@ LINE_STYLES = ("-", "--", ":")
 FIELD_COLOURS = {"cls_logits": "#0072B2", "box_logits": "#D55E00"}
 
 MIN_SCORE = 0.3
+# Priors that are decoded where none reaches that score.
+FALLBACK_PRIORS = 20
 DISTRIBUTIONS = 4
 # What one unit of a delta means.
 DELTA_UNITS = {
@@ -84,12 +88,18 @@ def draw_statistics(reader: CacheReader, statistics: BlockStatistics, figures: d
     return path
 
 
+def _with_commas(axis: Axis) -> None:
+    axis.set_major_formatter("{x:,.0f}")
+
+
 def _draw_rows(axes: Axes, rows: np.ndarray, spread: dict[str, float]) -> None:
     axes.hist(rows, bins=40, color="#0072B2")
     for name, style in (("p50", "-"), ("mean", "--"), ("p99", ":")):
         label = {"p50": "median", "p99": "99th percentile"}.get(name, name)
         axes.axvline(spread[name], color="black", linestyle=style, label=f"{label} {spread[name]:,.0f}")
     axes.set(title="Rows of a view", xlabel="rows", ylabel="views")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    _with_commas(axes.xaxis)
     # Room for the legend above the bars.
     axes.set_ylim(top=1.35 * axes.get_ylim()[1])
     axes.legend(loc="upper left", framealpha=1, edgecolor="none")
@@ -106,6 +116,7 @@ def _draw_levels(axes: Axes, levels: Sequence[dict[str, float]]) -> None:
     )
     axes.set_xticks(places, [f"{level['stride']}" for level in levels])
     axes.set(title="Rows of a view by level (mean)", xlabel="stride (pixels)", ylabel="rows")
+    _with_commas(axes.yaxis)
     axes.legend(frameon=False)
 
 
@@ -123,6 +134,7 @@ def _draw_block_sizes(axes: Axes, statistics: BlockStatistics) -> None:
     totals = np.sum([list(sizes.values()) for sizes in statistics.object_bytes.values()], axis=0) / 1e6
     axes.hist(totals, bins=min(40, max(5, len(totals) // 2)), color="#CC79A7")
     axes.set(title=f"Size of the {len(totals)} blocks", xlabel="MB", ylabel="blocks")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_values(axes: Axes, name: str, codec: FieldCodec, statistics: BlockStatistics) -> None:
@@ -261,6 +273,9 @@ def draw_ready(
     boxes = decode_boxes(head, shape, record.prior_index, torch.from_numpy(record.box_logits))
     scores, labels = torch.from_numpy(record.cls_logits).sigmoid().max(dim=1)
     good = torch.nonzero(scores >= MIN_SCORE).squeeze(1)
+    if not len(good):
+        # A young teacher is sure of nothing: its best guesses.
+        good = scores.topk(min(FALLBACK_PRIORS, len(scores))).indices
     kept = good
     if len(good):
         _, order = batched_nms(boxes[good], scores[good], labels[good], dict(config.model.test_cfg.nms))
@@ -302,22 +317,23 @@ def _draw_detections(reader: CacheReader, views: Sequence[DrawnView], patch_id: 
     for axes, view in zip(panels, views, strict=False):
         _show_image(axes, view.image)
         for box in view.objects:
-            _outline(axes, box, "white", linewidth=1.6, linestyle=(0, (3, 2)))
+            _label_outline(axes, box)
         for row in view.kept.tolist():
             colour, style = class_line(int(view.labels[row]))
             _outline(axes, view.boxes[row].numpy(), colour, linewidth=1.8, linestyle=style)
         axes.set_title(f"flip: {view.flip} · {len(view.kept)} boxes from {len(view.record):,} stored priors")
     for axes in panels[len(views) :]:
         axes.axis("off")
+    least = min([MIN_SCORE, *(float(view.scores[row]) for view in views for row in view.kept.tolist())])
     seen = sorted({int(view.labels[row]) for view in views for row in view.kept.tolist()})
     handles = [
         Line2D([], [], color=class_line(label)[0], linestyle=class_line(label)[1], linewidth=2.5, label=classes[label])
         for label in seen
     ]
-    handles.append(Line2D([], [], color="#777777", linestyle=(0, (2, 2)), linewidth=1.5, label="labels (white)"))
+    handles.append(Line2D([], [], color="black", linestyle=(0, (3, 3)), linewidth=1.5, label="labels"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False, fontsize=12)
     figure.suptitle(
-        f"{patch_id}: the teacher's boxes, decoded from {reader.path.name} (score ≥ {MIN_SCORE}, after NMS)",
+        f"{patch_id}: the teacher's boxes, decoded from {reader.path.name} (score ≥ {least:.2g}, after NMS)",
         fontsize=14,
     )
     figure.savefig(path)
@@ -368,7 +384,7 @@ def _draw_distributions(
     for axes in panels[:, 1]:
         axes.set_ylabel("probability")
     if not rows:
-        panels[0, 0].text(0.5, 0.5, f"no score ≥ {MIN_SCORE}", ha="center", transform=panels[0, 0].transAxes)
+        panels[0, 0].text(0.5, 0.5, "a view without rows", ha="center", transform=panels[0, 0].transAxes)
     handles = [Patch(color=TEACHER_COLOUR, label="teacher, from the store")]
     if student is not None:
         handles.append(Patch(color=STUDENT_COLOUR, label="student"))
@@ -392,7 +408,7 @@ def _draw_crop(axes: Axes, view: DrawnView, row: int, student_box: Tensor | None
     reach = 0.9 * max(box[2], box[3], 16)
     _show_image(axes, view.image)
     for other in view.objects:
-        _outline(axes, other, "white", linewidth=1.6, linestyle=(0, (3, 2)))
+        _label_outline(axes, other)
     if student_box is not None:
         _outline(axes, student_box.numpy(), STUDENT_COLOUR, linewidth=2.5, linestyle="-")
     _outline(axes, box, TEACHER_COLOUR, linewidth=2.5, linestyle="-")
@@ -425,6 +441,13 @@ def _show_image(axes: Axes, image: np.ndarray) -> None:
 
 def _outline(axes: Axes, box: np.ndarray, colour: str, **line: Any) -> None:
     corners = RotatedBoxes.rbox2corner(torch.as_tensor(box)).numpy()
-    # A dark edge keeps a coloured line visible on light ground; it would fill the gaps of a white one.
-    edge = [] if colour == "white" else [withStroke(linewidth=line["linewidth"] + 1.2, foreground="#00000088")]
+    # A dark edge keeps the line visible on light ground.
+    edge = [withStroke(linewidth=line["linewidth"] + 1.2, foreground="#00000088")]
     axes.add_patch(Polygon(corners, fill=False, edgecolor=colour, clip_on=True, path_effects=edge, **line))
+
+
+def _label_outline(axes: Axes, box: np.ndarray) -> None:
+    """White dashes with black gaps: visible on any ground, and no class's colour."""
+    corners = RotatedBoxes.rbox2corner(torch.as_tensor(box)).numpy()
+    axes.add_patch(Polygon(corners, fill=False, edgecolor="black", linewidth=1.4))
+    axes.add_patch(Polygon(corners, fill=False, edgecolor="white", linewidth=1.4, linestyle=(0, (3, 3))))

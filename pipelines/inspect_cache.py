@@ -202,7 +202,8 @@ def print_figures(figures: dict[str, Any]) -> None:
 
     values = _table("Values", "field", "lowest", "highest", "stored as", "codes used", "entropy, bits")
     for name, field in figures["fields"].items():
-        values.add_row(name, f"{field['low']:.4g}", f"{field['high']:.4g}", *_codec_cells(field))
+        ends = (f"{field[end]:,.0f}" if name == "prior_index" else f"{field[end]:.4g}" for end in ("low", "high"))
+        values.add_row(name, *ends, *_codec_cells(field))
     console.print(values)
 
     errors = _table("Measured errors, decoded against teacher", "", "mean over rows", "largest block")

@@ -1,5 +1,7 @@
 """DOTA-v1.0 as the published rows use it: patches of 1024 with overlap 200, trained on train, tested on val."""
 
+_base_ = ["./views.py"]
+
 data_root = "data/dota/"
 classes = (
     "plane",
@@ -23,23 +25,6 @@ patch_overlap = 200
 # Built-in scenes that `make data` renders where no DOTA_ROOT is given.
 scenes = dict(train=24, val=8, image_size=(1400, 1400), scale=1.0, seed=0)
 
-# 25 % each: none, horizontal, vertical, diagonal; ground truth flips as in mmrotate 0.x (W - 1 - x).
-flip = dict(
-    type="RandomViewFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"], flip_offset=1.0
-)
-train_pipeline = [
-    dict(type="LoadPatch"),
-    dict(type="mmdet.LoadAnnotations", with_bbox=True, box_type="qbox"),
-    dict(type="ConvertBoxType", box_type_mapping=dict(gt_bboxes="rbox")),
-    flip,
-    dict(type="mmdet.PackDetInputs"),
-]
-test_pipeline = [
-    dict(type="LoadPatch"),
-    dict(type="mmdet.LoadAnnotations", with_bbox=True, box_type="qbox"),
-    dict(type="ConvertBoxType", box_type_mapping=dict(gt_bboxes="rbox")),
-    dict(type="mmdet.PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
-]
 train_dataloader = dict(
     batch_size=2,
     num_workers=2,
@@ -53,7 +38,7 @@ train_dataloader = dict(
         ann_file="train/annfiles/",
         metainfo=dict(classes=classes),
         filter_cfg=dict(filter_empty_gt=True),
-        pipeline=train_pipeline,
+        pipeline={{_base_.train_pipeline}},
     ),
 )
 val_dataloader = dict(
@@ -69,7 +54,7 @@ val_dataloader = dict(
         ann_file="val/annfiles/",
         metainfo=dict(classes=classes),
         test_mode=True,
-        pipeline=test_pipeline,
+        pipeline={{_base_.test_pipeline}},
     ),
 )
 test_dataloader = val_dataloader

@@ -10,15 +10,7 @@ teacher = dict(config="configs/demo/dota_teacher.py", checkpoint="work_dirs/demo
 cache = "caches/demo_dota.zarr"
 
 model = dict(type="CachedDistiller", distillation={{_base_.distillation}})
-train_pipeline = [
-    dict(type="LoadPatch"),
-    dict(type="mmdet.LoadAnnotations", with_bbox=True, box_type="qbox"),
-    dict(type="ConvertBoxType", box_type_mapping=dict(gt_bboxes="rbox")),
-    {{_base_.flip}},
-    dict(type="LoadTeacherTargets", cache=cache),
-    dict(type="PackDistillInputs"),
-]
-train_dataloader = dict(sampler=dict(type="InfiniteSampler"), dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(sampler=dict(type="InfiniteSampler"), dataset=dict(pipeline={{_base_.distill_pipeline}}))
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=20, val_begin=10000)  # make evaluate measures
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")

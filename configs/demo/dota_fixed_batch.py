@@ -10,7 +10,7 @@ train_pipeline = [
     dict(type="mmdet.LoadAnnotations", with_bbox=True, box_type="qbox"),
     dict(type="ConvertBoxType", box_type_mapping=dict(gt_bboxes="rbox")),
     dict(type="RandomViewFlip", prob=0.0, direction="horizontal", flip_offset=1.0),
-    dict(type="LoadTeacherTargets", cache={{_base_.cache}}),
+    dict(type="LoadTeacherTargets"),
     dict(type="PackDistillInputs"),
 ]
 train_dataloader = dict(sampler=dict(shuffle=False), dataset=dict(pipeline=train_pipeline, indices=2))

@@ -12,13 +12,5 @@ teacher = dict(config="configs/teacher/kld_r34_2x_dota.py", checkpoint="work_dir
 cache = "caches/kld_r34_dota.zarr"
 
 model = dict(type="CachedDistiller", distillation={{_base_.distillation}})
-train_pipeline = [
-    dict(type="LoadPatch"),
-    dict(type="mmdet.LoadAnnotations", with_bbox=True, box_type="qbox"),
-    dict(type="ConvertBoxType", box_type_mapping=dict(gt_bboxes="rbox")),
-    {{_base_.flip}},
-    dict(type="LoadTeacherTargets", cache=cache),
-    dict(type="PackDistillInputs"),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(dataset=dict(pipeline={{_base_.distill_pipeline}}))
 work_dir = "work_dirs/distill_kld_r18_1x_dota"
