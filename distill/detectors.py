@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -43,9 +44,9 @@ class _Distiller(SingleStageDetector):
         # mmengine averages a tensor of several losses but adds up a list.
         return losses | {name: list(values.unbind()) for name, values in terms.items()}
 
+    @abstractmethod
     def teacher_targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> GatheredTargets:
         """The teacher's answers at the region's priors of the batch."""
-        raise NotImplementedError
 
 
 @MODELS.register_module()
