@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
+from mmrotate.registry import MODELS
 
-from distill.checkpoint import load_checkpoint, use_safe_loading, weights_digest
+from distill.checkpoint import load_checkpoint, state_dict_of, use_safe_loading, weights_digest
 from pipelines import cache_teacher, distill, evaluate, publish, teacher, train
+from pipelines.evaluate import detector_config
+from pipelines.experiment import load_config
 from pipelines.publish import publish as publish_checkpoint
+from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import Project, call
 
 
@@ -113,3 +117,27 @@ def test_published_weights_are_the_checkpoints(project: Project, tmp_path: Path)
     assert Path(figures["file"]).stat().st_size < project.checkpoint.stat().st_size
     # Publishing again finds the same file.
     assert publish_checkpoint(project.checkpoint, tmp_path / "teacher.pth") == figures
+
+
+@pytest.mark.parametrize(("config", "entries"), [("plain/gwd_r18", 158), ("teacher/gwd_r34", 254)])
+def test_published_checkpoints_load_by_name(tmp_path: Path, config: str, entries: int) -> None:
+    """The published student has 158 entries and the teacher 254, under the names of mmrotate 0.x."""
+    suffix = "1x" if config.startswith("plain") else "2x"
+    model = MODELS.build(detector_config(load_config(REPOSITORY / f"configs/{config}_{suffix}_dota.py")).model)
+    state = model.state_dict()
+    assert len(state) == entries
+    assert {
+        "backbone.layer4.1.conv2.weight",
+        "neck.fpn_convs.4.conv.bias",
+        "bbox_head.cls_convs.3.conv.weight",
+        "bbox_head.reg_convs.0.conv.bias",
+        "bbox_head.retina_cls.bias",
+        "bbox_head.retina_reg.weight",
+        "bbox_head.integral.project",
+        "bbox_head.integral_angle.project",
+    } <= state.keys()
+    published = {name: torch.full_like(tensor, 0.25) for name, tensor in state.items()}
+    torch.save({"meta": {"mmdet_version": "2.25.3", "epoch": 12}, "state_dict": published}, tmp_path / "published.pth")
+    loaded = state_dict_of(load_checkpoint(tmp_path / "published.pth"), "published.pth")
+    assert model.load_state_dict(loaded, strict=True).missing_keys == []
+    assert float(model.bbox_head.retina_reg.weight.mean()) == 0.25
