@@ -47,11 +47,17 @@ def region_weights(boxes: np.ndarray, grid: AnchorGrid, factor: float = 0.25, to
             dtype=np.float32,
         )
         candidates = np.concatenate([level.nearest_iou(box, topk) for level in levels])
-        deviation = candidates.std(ddof=1) if candidates.size > 1 else np.float32(0)
-        threshold = np.float32(factor) * (candidates.mean() + deviation)
+        threshold = region_threshold(candidates, factor)
         for level in levels:
             level.mark(box, threshold)
     return weights
+
+
+def region_threshold(candidates: np.ndarray, factor: float) -> np.floating[Any]:
+    """The IoU that a prior must reach: `factor` times mean plus sample deviation of an object's candidate IoUs."""
+    deviation = candidates.std(ddof=1) if candidates.size > 1 else np.float32(0)
+    threshold: np.floating[Any] = np.float32(factor) * (candidates.mean() + deviation)
+    return threshold
 
 
 class _Level:

@@ -10,7 +10,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from cache.grid import AnchorGrid
-from cache.region import region_weights
+from cache.region import region_threshold, region_weights
 from distill.assign import circumscribed_boxes
 from distill.boxes import legacy_oc
 from distill.devkit import polygon_iou, rbox_to_polygon
@@ -66,10 +66,8 @@ def _rotated_weights(boxes: np.ndarray, grid: AnchorGrid, factor: float, topk: i
             ]
         )
         near = np.flatnonzero((2 * np.abs(anchors[:, :2] - outer[:2]) < anchors[:, 2:] + outer[2:]).all(axis=1))
-        candidates = _rotated_iou(box, anchors[nearest])
-        deviation = candidates.std(ddof=1) if candidates.size > 1 else np.float32(0)
         iou = _rotated_iou(box, anchors[near])
-        iou[iou < factor * (candidates.mean() + deviation)] = 0
+        iou[iou < region_threshold(_rotated_iou(box, anchors[nearest]), factor)] = 0
         weights[near] = np.maximum(weights[near], iou)
     return weights
 

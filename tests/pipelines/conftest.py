@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,3 +106,13 @@ def project(make_project) -> Project:
     assert call(teacher, "--config", made.config("teacher")) == 0
     assert call(cache_teacher, "--config", made.config("distill"), "--workers", 0) == 0
     return made
+
+
+@pytest.fixture
+def copy(project: Project, tmp_path) -> Project:
+    """A copy of the project that a test may damage."""
+    folder = tmp_path / "copy"
+    shutil.copytree(project.folder, folder)
+    for config in folder.glob("*.py"):
+        config.write_text(config.read_text().replace(str(project.folder), str(folder)))
+    return Project(folder)

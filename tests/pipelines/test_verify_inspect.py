@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +21,6 @@ from pipelines import cache_pictures, inspect_cache, verify_cache
 from pipelines.experiment import load_config
 from tests.cache.store_tools import contents
 from tests.pipelines.conftest import Project, call
-
-
-@pytest.fixture
-def copy(project: Project, tmp_path) -> Project:
-    """A copy of the project that a test may damage."""
-    folder = tmp_path / "copy"
-    shutil.copytree(project.folder, folder)
-    for config in folder.glob("*.py"):
-        config.write_text(config.read_text().replace(str(project.folder), str(folder)))
-    return Project(folder)
 
 
 def verify(project: Project, *options) -> int:

@@ -80,16 +80,6 @@ def test_a_second_capture_changes_nothing(project: Project) -> None:
     assert contents(project.cache) == before
 
 
-@pytest.fixture
-def copy(project: Project, tmp_path) -> Project:
-    """A copy of the project that a test may damage."""
-    folder = tmp_path / "copy"
-    shutil.copytree(project.folder, folder)
-    for config in folder.glob("*.py"):
-        config.write_text(config.read_text().replace(str(project.folder), str(folder)))
-    return Project(folder)
-
-
 def patch_files(project: Project) -> tuple:
     """Image and label file of the first patch of the training set."""
     patch_id = CacheReader(project.cache).plan.patch_ids[0]
