@@ -30,7 +30,7 @@ import zarr
 from cache.layout import ERROR_COLUMNS, RECORD_FIELDS, array_of, open_root
 from cache.manifest import make_manifest
 from cache.plan import Plan, PlannedPatch, make_plan
-from cache.quantize import LOGIT_FIELDS, FieldCodec, ValueRange, choose_codecs, subtract_row_max
+from cache.quantize import CODED_FIELDS, LOGIT_FIELDS, ValueRange, choose_codecs, codecs_of, subtract_row_max
 from cache.reader import CacheReader
 from cache.view import FLIPS
 from cache.writer import CacheWriter
@@ -97,7 +97,7 @@ def write_store(path: Path, num_patches: int) -> tuple[Plan, dict[str, Any]]:
             index = [np.sort(random.choice(NUM_PRIORS, ROWS, replace=False)) for _ in views]
             fields = {
                 "prior_index": np.concatenate(index).astype(np.uint32),
-                "weight": random.uniform(0.05, 1, total).astype(np.float32),
+                "weight": random.uniform(0.05, 1, total).astype(codecs["weight"].dtype),
                 **{name: codecs[name].encode(logits[name]).astype(codecs[name].dtype) for name in LOGIT_FIELDS},
             }
             writer.write(block, fields, np.zeros(len(ERROR_COLUMNS)))
@@ -107,15 +107,14 @@ def write_store(path: Path, num_patches: int) -> tuple[Plan, dict[str, Any]]:
 def make_readers(folder: Path, plan: Plan, manifest: dict[str, Any]) -> dict[str, Reader]:
     """Every way of reading, by the name that the table shows."""
     path = folder / "cache.zarr"
-    codecs = {name: FieldCodec.from_json(manifest["codec"][name]) for name in LOGIT_FIELDS}
+    codecs = codecs_of(manifest["codec"])
     cache = CacheReader(path)
     views = [plan.view(index) for index in range(plan.num_views)]
 
     def decoded(codes: Record) -> Record:
         return {
             "prior_index": codes["prior_index"].astype(np.int64),
-            "weight": codes["weight"],
-            **{name: codecs[name].decode(codes[name]) for name in LOGIT_FIELDS},
+            **{name: codecs[name].decode(codes[name]) for name in CODED_FIELDS},
         }
 
     def through_cache_reader(indices: Sequence[int]) -> list[Record]:
@@ -222,7 +221,7 @@ def measure(readers: dict[str, Reader], plan: Plan, repeats: int) -> dict[str, l
 
 def decode_seconds(manifest: dict[str, Any]) -> float:
     """Median time of turning one record's codes into float32: a part of every row of the table."""
-    codecs = {name: FieldCodec.from_json(manifest["codec"][name]) for name in LOGIT_FIELDS}
+    codecs = codecs_of(manifest["codec"])
     shapes = {"cls_logits": (ROWS, CLASSES), "box_logits": (ROWS, *BOX_SHAPE)}
     codes = {name: np.zeros(shape, codecs[name].dtype) for name, shape in shapes.items()}
     times = []

@@ -32,12 +32,17 @@ PLAN_ARRAYS = (*PATCH_ARRAYS, *VIEW_ARRAYS)
 PLAN_MATRICES = (*PATCH_ARRAYS, "level_counts")
 ARRAYS = (*(f"plan/{name}" for name in PLAN_ARRAYS), *BLOCK_ARRAYS, "committed", "documents")
 # Measured by the capture for every block (`capture_error` columns): largest absolute error of the logits, then mean
-# KL(teacher || stored) in nats at these temperatures.
+# KL(teacher || stored) in nats at these temperatures; then what the box error does to the expected box: the largest
+# change of centre, width or height in pixels and of the angle in degrees, and 1 - IoU before and after.
 ERROR_TEMPERATURES = (1.0, 2.0, 5.0, 10.0)
-ERROR_COLUMNS = tuple(
-    f"{name}_{measure}"
-    for name in ("cls", "box")
-    for measure in ("max_abs_error", *(f"mean_kl_t{int(t)}" for t in ERROR_TEMPERATURES))
+BOX_CHANGE_COLUMNS = ("box_max_pixels", "box_max_degrees", "box_mean_iou_loss", "box_max_iou_loss")
+ERROR_COLUMNS = (
+    *(
+        f"{name}_{measure}"
+        for name in ("cls", "box")
+        for measure in ("max_abs_error", *(f"mean_kl_t{int(t)}" for t in ERROR_TEMPERATURES))
+    ),
+    *BOX_CHANGE_COLUMNS,
 )
 
 
@@ -91,12 +96,15 @@ def array_specs(
             **options,
         )
 
-    def logits(name: str, *tail: tuple[int, str]) -> ArraySpec:
+    def coded(name: str, long_name: str, *tail: tuple[int, str]) -> ArraySpec:
         codec = codecs[name]
-        attributes: dict[str, Any] = {"units": "1", "long_name": f"teacher {name.replace('_', ' ')}"}
-        if not codec.is_float:
-            attributes |= {"scale_factor": codec.scale_factor, "add_offset": codec.add_offset}
-        return per_row(name, codec.dtype, float("nan") if codec.is_float else 255, *tail, attributes=attributes)
+        attributes: dict[str, Any] = {"units": "1", "long_name": long_name}
+        if codec.is_float:
+            return per_row(name, codec.dtype, float("nan"), *tail, attributes=attributes)
+        attributes |= {"scale_factor": codec.scale_factor, "add_offset": codec.add_offset}
+        # The upper byte of a two-byte code hardly ever changes: shuffled, it costs nothing.
+        wide = codec.dtype == "uint16"
+        return per_row(name, codec.dtype, codec.largest_code, *tail, byte_shuffle=wide, attributes=attributes)
 
     id_width = max(len(patch_id.encode()) for patch_id in plan.patch_ids)
     specs = [
@@ -111,9 +119,9 @@ def array_specs(
         per_view("row_start", "uint32"),
         per_view("row_stop", "uint32"),
         per_row("prior_index", "uint32", POISON_INDEX, byte_shuffle=True, attributes={"long_name": "flat prior index"}),
-        per_row("weight", "float32", float("nan"), attributes={"units": "1", "long_name": "region weight"}),
-        logits("cls_logits", (num_classes, "class")),
-        logits("box_logits", (box_shape[0], "parameter"), (box_shape[1], "bin")),
+        coded("weight", "region weight"),
+        coded("cls_logits", "teacher class logits", (num_classes, "class")),
+        coded("box_logits", "teacher box logits", (box_shape[0], "parameter"), (box_shape[1], "bin")),
         ArraySpec(
             "capture_error",
             (blocks, len(ERROR_COLUMNS)),
@@ -148,7 +156,7 @@ def create_arrays(path: Path, manifest: Manifest, plan: Plan, specs: list[ArrayS
     root.create_group("plan")
     for spec in specs:
         compressor = (
-            BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=4)
+            BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=np.dtype(spec.dtype).itemsize)
             if spec.byte_shuffle
             else ZstdCodec(level=5)
         )

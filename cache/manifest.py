@@ -81,6 +81,12 @@ def require_equal(wanted: Manifest, stored: Manifest, *, place: str, cure: str, 
             raise ManifestMismatch(f"{place}: {field} is {_short(theirs)} in the cache but {_short(ours)} here. {cure}")
 
 
+def fingerprint(manifest: Manifest) -> str:
+    """SHA-256 over the manifest's JSON with sorted keys: two stores that share it were made from the same things."""
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def array_digest(array: np.ndarray) -> str:
     """SHA-256 over the shape and the bytes of an array, as hexadecimal text."""
     array = np.ascontiguousarray(array)

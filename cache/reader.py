@@ -18,7 +18,7 @@ import numpy as np
 from cache.layout import RECORD_FIELDS, array_of, open_root, read_plan
 from cache.manifest import Manifest
 from cache.plan import Plan
-from cache.quantize import LOGIT_FIELDS, FieldCodec
+from cache.quantize import codecs_of
 from cache.verify import verify_documents
 from cache.view import View, flip_code
 
@@ -58,7 +58,7 @@ class CacheReader:
         self.path = Path(path)
         self._root = open_root(self.path)
         self.manifest = cast(Manifest, self._root.attrs.asdict())
-        self._codecs = {name: FieldCodec.from_json(self.manifest["codec"][name]) for name in LOGIT_FIELDS}
+        self._codecs = codecs_of(self.manifest["codec"])
         self._arrays: dict[str, Any] = {}
         self._committed: set[int] = set()
         self._prefetched: dict[int, _PendingRecord] = {}
@@ -189,7 +189,7 @@ class CacheReader:
             raise ValueError(f"cache {self.path}, view {view}: the record is damaged. Run make verify-cache")
         return TargetRecord(
             prior_index,
-            stored["weight"].astype(np.float32, copy=False),
+            self._codecs["weight"].decode(stored["weight"]),
             self._codecs["cls_logits"].decode(stored["cls_logits"]),
             self._codecs["box_logits"].decode(stored["box_logits"]),
         )

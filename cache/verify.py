@@ -41,7 +41,7 @@ from cache.layout import (
 )
 from cache.manifest import Manifest, first_difference
 from cache.plan import Plan
-from cache.quantize import LOGIT_FIELDS, FieldCodec
+from cache.quantize import CODED_FIELDS, LOGIT_FIELDS, FieldCodec
 
 DOCUMENTS_CHUNK = "documents/c/0/0"
 # Histogram bins of logits that are stored as floats; values outside are counted in the outer bins.
@@ -204,7 +204,7 @@ def _manifest_findings(path: Path, root: zarr.Group) -> list[Finding]:
     if difference is not None:
         field, ours, theirs = difference
         problems.append(("zarr.json", f"{field} is {theirs} in the manifest but {ours} in the plan"))
-    for name in LOGIT_FIELDS:
+    for name in CODED_FIELDS:
         codec = FieldCodec.from_json(manifest["codec"][name])
         array = array_of(root, name)
         attributes: dict[str, Any] = array.attrs.asdict()
@@ -354,7 +354,7 @@ class BlockStatistics:
         blocks, views, rows: counts.
         rows_per_level: (L,) int64.
         ranges: smallest and largest decoded value of every field.
-        histograms: of a logit field the counts of its 256 codes, or, where it is stored as float, of values between
+        histograms: of a logit field the counts of its codes, or, where it is stored as float, of values between
             `FLOAT_EDGES`; of the weight between `WEIGHT_EDGES`.
         outside: float logits beyond `FLOAT_EDGES`; they are counted in the outer bins.
         error_max: (E,) largest `capture_error` by column.
@@ -456,7 +456,7 @@ class _FieldCounter:
         elif self.codec is None or self.codec.is_float:
             self.histogram = np.zeros(len(self.edges) - 1, dtype=np.int64)
         else:
-            self.histogram = np.zeros(256, dtype=np.int64)
+            self.histogram = np.zeros(self.codec.largest_code + 1, dtype=np.int64)
 
     def count(self, values: np.ndarray) -> None:
         ends = np.asarray([values.min(), values.max()])
@@ -468,4 +468,4 @@ class _FieldCounter:
             self.outside += int(((values < low) | (values > high)).sum())
             self.histogram += np.histogram(values.clip(low, high), self.edges)[0]
         elif self.codec is not None:
-            self.histogram += np.bincount(values.ravel(), minlength=256)
+            self.histogram += np.bincount(values.ravel(), minlength=len(self.histogram))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -26,7 +29,7 @@ from cache.layout import (
 )
 from cache.manifest import Manifest, require_equal
 from cache.plan import Plan
-from cache.quantize import LOGIT_FIELDS, FieldCodec
+from cache.quantize import codecs_of
 
 # A resumed capture must make the same bytes: nothing in the manifest may differ.
 ALL_SECTIONS = (
@@ -41,28 +44,50 @@ ALL_SECTIONS = (
     "plan",
     "codec",
 )
+# Blocks are locked as bytes of this document, one byte a block, most of them past its end: nothing is written for it.
+LOCKED_DOCUMENT = "zarr.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A fixed share of the blocks: every `count`-th, from the `number`-th on (1 <= number <= count)."""
+
+    number: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise ValueError(f"part {self} does not exist; 1/{self.count} to {self.count}/{self.count} do")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def blocks(self, num_blocks: int) -> range:
+        return range(self.number - 1, num_blocks, self.count)
 
 
 class CacheWriter:
     """Fills a store block by block; creates it, or resumes one of the same manifest.
 
-    Use as a context manager: the store is locked while the writer lives, and the kernel frees the lock with the
-    process.
+    Use as a context manager: its blocks are locked while the writer lives, and the kernel frees the locks with the
+    process. Writers of different parts may work at the same time, in any processes.
+
+    Args:
+        part: the share of the blocks that this writer fills; all of them where it is not given.
 
     Raises:
-        ValueError: the path is something else, another capture is writing it, or (ManifestMismatch) its manifest
-            differs.
+        ValueError: the path is something else, another capture is writing one of the blocks, or (ManifestMismatch)
+            its manifest differs.
     """
 
-    def __init__(self, path: str | Path, manifest: Manifest, plan: Plan) -> None:
+    def __init__(self, path: str | Path, manifest: Manifest, plan: Plan, part: Part | None = None) -> None:
         self.path = Path(path)
         self.plan = plan
-        if self.path.exists():
-            open_root(self.path)
-            self._lock = _lock(self.path)
-        else:
-            self._lock = _create_store(self.path, manifest, plan)
+        self.part = part or Part()
+        blocks = self.part.blocks(plan.num_blocks)
+        self._lock = None if self.path.exists() else _create_store(self.path, manifest, plan, blocks)
         try:
+            open_root(self.path)
             self.root = zarr.open_group(self.path, mode="r+", zarr_format=3, use_consolidated=False)
             require_equal(
                 manifest,
@@ -71,15 +96,18 @@ class CacheWriter:
                 cure="Give another CACHE= path, or move this cache away.",
                 sections=ALL_SECTIONS,
             )
+            if self._lock is None:
+                self._lock = _lock_blocks(self.path, blocks)
         except BaseException:
-            os.close(self._lock)
+            self.close()
             raise
-        _remove_partial_files(self.path)
+        for block in self.missing_blocks():
+            _remove_partial_files(self.path, block)
 
     def missing_blocks(self) -> list[int]:
-        """Blocks that no commit covers yet."""
-        committed = np.asarray(array_of(self.root, "committed")[...])
-        return [int(block) for block in np.flatnonzero(~committed.any(axis=1))]
+        """Blocks of this part that no commit covers yet."""
+        committed = np.asarray(array_of(self.root, "committed")[...]).any(axis=1)
+        return [block for block in self.part.blocks(self.plan.num_blocks) if not committed[block]]
 
     def write(self, block: int, fields: Mapping[str, np.ndarray], error: np.ndarray) -> int:
         """Write and commit one block; returns its bytes on disk.
@@ -87,7 +115,7 @@ class CacheWriter:
         Args:
             block: index of the block.
             fields: the stored arrays, rows of the block's views one after the other: prior_index (n,) uint32,
-                weight (n,) float32, cls_logits (n, C) and box_logits (n, D, K) as codes.
+                weight (n,), cls_logits (n, C) and box_logits (n, D, K) in the dtypes of their codecs.
             error: (len(ERROR_COLUMNS),) measured errors.
 
         Raises:
@@ -119,7 +147,9 @@ class CacheWriter:
         return sum(file.stat().st_size for file in written)
 
     def close(self) -> None:
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def __enter__(self) -> CacheWriter:
         return self
@@ -130,18 +160,18 @@ class CacheWriter:
         self.close()
 
 
-def _create_store(path: Path, manifest: Manifest, plan: Plan) -> int:
+def _create_store(path: Path, manifest: Manifest, plan: Plan, blocks: range) -> int | None:
     """Lay out the store beside its path and rename it into place, so that it exists whole or not at all.
 
-    Returns the lock on it: taken on the draft's directory, it goes along with the rename.
+    Returns the lock on the blocks, taken before anyone else can see the store; None where another process has made a
+    store there meanwhile.
     """
     head, codec = manifest["head"], manifest["codec"]
-    codecs = {name: FieldCodec.from_json(codec[name]) for name in LOGIT_FIELDS}
-    specs = array_specs(plan, codecs, len(head["classes"]), (len(head["box_parameters"]), head["num_bins"]))
+    specs = array_specs(plan, codecs_of(codec), len(head["classes"]), (len(head["box_parameters"]), head["num_bins"]))
     draft = path.with_name(f".{path.name}.draft")
-    draft.mkdir(parents=True, exist_ok=True)
-    lock = _lock(draft)
-    try:
+    with _draft_lock(draft, path) as is_ours:
+        if not is_ours:
+            return None
         # What a killed capture left of its draft.
         for entry in draft.iterdir():
             if entry.is_dir():
@@ -149,12 +179,39 @@ def _create_store(path: Path, manifest: Manifest, plan: Plan) -> int:
             else:
                 entry.unlink()
         create_arrays(draft, manifest, plan, specs)
-        # Fails where another capture has made a store there meanwhile: it is never replaced.
-        draft.rename(path)
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock
+        lock = _lock_blocks(draft, blocks)
+        try:
+            # Fails where something else has been put there meanwhile: it is never replaced.
+            draft.rename(path)
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
+
+
+@contextmanager
+def _draft_lock(draft: Path, path: Path) -> Iterator[bool]:
+    """Wait until nobody else lays the store out; False where it then exists."""
+    while not path.exists():
+        draft.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue  # renamed between the two calls
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # The folder that was locked may have become the store, or have been renamed and made anew.
+            if _is_folder(descriptor, draft):
+                yield not path.exists()
+                return
+        finally:
+            os.close(descriptor)
+    yield False
+
+
+def _is_folder(descriptor: int, path: Path) -> bool:
+    """Whether an open folder is the one at `path`."""
+    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
 
 
 def require_idle(path: str | Path) -> None:
@@ -163,22 +220,53 @@ def require_idle(path: str | Path) -> None:
     Raises:
         ValueError: it is being written.
     """
-    if Path(path).is_dir():
-        os.close(_lock(Path(path), fcntl.LOCK_SH))
+    if (Path(path) / LOCKED_DOCUMENT).is_file():
+        os.close(_lock_range(Path(path), fcntl.F_RDLCK))
 
 
-def _lock(path: Path, kind: int = fcntl.LOCK_EX) -> int:
-    """An advisory lock on the store's directory: nothing is written into the store for it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _lock_blocks(path: Path, blocks: range) -> int:
+    """Advisory locks on blocks, held by the open file that is returned.
+
+    Raises:
+        ValueError: another process writes one of them.
+    """
+    if blocks.step == 1:
+        return _lock_range(path, fcntl.F_WRLCK)
+    descriptor = os.open(path / LOCKED_DOCUMENT, os.O_RDWR)
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
+        for block in blocks:
+            _set_lock(descriptor, fcntl.F_WRLCK, block, 1, path)
+    except BaseException:
         os.close(descriptor)
-        raise ValueError(f"{path} is being written by another capture. Wait for it, or stop it first") from None
+        raise
     return descriptor
 
 
-def _remove_partial_files(path: Path) -> None:
-    """Zarr leaves `*.partial` files where a process was killed while writing."""
-    for file in path.rglob("*.partial"):
-        file.unlink()
+def _lock_range(path: Path, kind: int) -> int:
+    """A lock on all blocks, present and future."""
+    descriptor = os.open(path / LOCKED_DOCUMENT, os.O_RDWR if kind == fcntl.F_WRLCK else os.O_RDONLY)
+    try:
+        _set_lock(descriptor, kind, 0, 0, path)  # a length of 0 reaches to infinity
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _set_lock(descriptor: int, kind: int, start: int, length: int, path: Path) -> None:
+    """A lock of the open file, not of the process: zarr opens and closes the same document.
+
+    The fields are those of `struct flock`: type, whence, start, length, and a process number that must be 0.
+    """
+    request = struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
+    except (BlockingIOError, PermissionError):
+        raise ValueError(f"{path} is being written by another capture. Wait for it, or stop it first") from None
+
+
+def _remove_partial_files(path: Path, block: int) -> None:
+    """Zarr leaves `*.partial` files where a process was killed while writing; only those of our own block are ours."""
+    for name in (*BLOCK_ARRAYS, "committed"):
+        for file in (path / name / "c" / str(block)).rglob("*.partial"):
+            file.unlink()

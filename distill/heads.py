@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from mmdet.structures.bbox import get_box_tensor
 from mmrotate.models.dense_heads import RotatedRetinaHead
 from mmrotate.registry import MODELS
+from mmrotate.structures.bbox import RotatedBoxes
 from torch import Tensor, nn
 
 from cache.grid import AnchorGrid
@@ -73,19 +75,29 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         return self.reg_max + 1
 
     def expected_deltas(self, box_map: Tensor) -> Tensor:
-        """(B, A * 5 * K, H, W) logits -> (B, A * 5, H, W) coder deltas."""
-        logits = box_map.unflatten(1, (-1, len(BOX_PARAMETERS), self.num_bins))
+        """(B, A * 5 * K, H, W) logits of any precision -> (B, A * 5, H, W) float32 coder deltas."""
+        logits = box_map.float().unflatten(1, (-1, len(BOX_PARAMETERS), self.num_bins))
         xywh = self.integral(logits[:, :, :4], dim=3)
         angle = self.integral_angle(logits[:, :, 4:], dim=3)
         return torch.cat([xywh, angle], dim=2).flatten(1, 2)
 
+    def expected_boxes(self, priors: Tensor, box_logits: Tensor, max_shape: tuple[int, int] | None = None) -> Tensor:
+        """(M, 5) boxes in pixels and radians of box logits (M, 5, K) at priors (M, 4); centres inside `max_shape`."""
+        deltas = torch.cat([self.integral(box_logits[:, :4]), self.integral_angle(box_logits[:, 4:])], dim=1)
+        upright = RotatedBoxes(torch.cat([priors, torch.zeros_like(priors[:, :1])], dim=1))
+        return get_box_tensor(self.bbox_coder.decode(upright, deltas, max_shape=max_shape))
+
     def loss_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any) -> dict:
-        """The parent's losses on the expected deltas."""
-        return super().loss_by_feat(cls_scores, [self.expected_deltas(box) for box in bbox_preds], *args, **kwargs)
+        """The parent's losses on the expected deltas, in float32 also where the network runs in lower precision."""
+        # Boxes are pixels: their squares overflow float16, and matrix products of the Gaussian losses would be cast.
+        with torch.autocast(cls_scores[0].device.type, enabled=False):
+            deltas = [self.expected_deltas(box) for box in bbox_preds]
+            return super().loss_by_feat([score.float() for score in cls_scores], deltas, *args, **kwargs)
 
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any) -> Any:
         """The parent's detections from the expected deltas."""
-        return super().predict_by_feat(cls_scores, [self.expected_deltas(box) for box in bbox_preds], *args, **kwargs)
+        deltas = [self.expected_deltas(box) for box in bbox_preds]
+        return super().predict_by_feat([score.float() for score in cls_scores], deltas, *args, **kwargs)
 
     def grid(self, height: int, width: int) -> AnchorGrid:
         """The head's priors on an image of `height` x `width` pixels."""
@@ -117,7 +129,7 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
             image_index, prior_index: (M,) int64; rows in any order.
 
         Returns:
-            level (M,), class logits (M, C), box logits (M, 5, K), rows in the given order.
+            level (M,), class logits (M, C), box logits (M, 5, K), both float32; rows in the given order.
         """
         offsets = torch.from_numpy(self.grid_of_maps(cls_scores).level_offsets).to(prior_index.device)
         level = torch.searchsorted(offsets[1:], prior_index, right=True)
@@ -132,8 +144,8 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
             box_rows.append(box_map.unflatten(1, (self.num_base_priors, -1)).flatten(3)[place])
             order.append(rows)
         back = torch.argsort(torch.cat(order))
-        box_logits = torch.cat(box_rows)[back].unflatten(1, (len(BOX_PARAMETERS), self.num_bins))
-        return level, torch.cat(cls_rows)[back], box_logits
+        box_logits = torch.cat(box_rows)[back].float().unflatten(1, (len(BOX_PARAMETERS), self.num_bins))
+        return level, torch.cat(cls_rows)[back].float(), box_logits
 
     def describe(self) -> dict[str, Any]:
         """The head's geometry as the manifest states it; classes are the data's."""

@@ -20,7 +20,6 @@ from matplotlib.patches import Patch, Polygon
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from mmcv.ops import batched_nms
-from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import Config
 from mmrotate.registry import MODELS
 from mmrotate.structures.bbox import RotatedBoxes
@@ -139,7 +138,9 @@ def _draw_block_sizes(axes: Axes, statistics: BlockStatistics) -> None:
 
 def _draw_values(axes: Axes, name: str, codec: FieldCodec, statistics: BlockStatistics) -> None:
     counts = statistics.histograms[name]
-    edges = FLOAT_EDGES if codec.is_float else codec.add_offset + codec.scale_factor * (np.arange(257) - 0.5)
+    edges = (
+        FLOAT_EDGES if codec.is_float else codec.add_offset + codec.scale_factor * (np.arange(len(counts) + 1) - 0.5)
+    )
     used = np.flatnonzero(counts)
     axes.stairs(counts / counts.sum(), edges, fill=True, color=FIELD_COLOURS[name])
     axes.set_yscale("log")
@@ -289,12 +290,7 @@ def decode_boxes(
     head: RotatedRetinaDistributionHead, shape: tuple[int, int], prior_index: np.ndarray, box_logits: Tensor
 ) -> Tensor:
     """(n, 5) boxes of the expected deltas at the given priors."""
-    sizes = head.grid(*shape).feature_sizes
-    priors = torch.cat([get_box_tensor(level) for level in head.prior_generator.grid_priors(sizes, device="cpu")])
-    xywh = head.integral(box_logits[:, :4])
-    angle = head.integral_angle(box_logits[:, 4:])
-    chosen = RotatedBoxes(priors[torch.from_numpy(prior_index)])
-    return get_box_tensor(head.bbox_coder.decode(chosen, torch.cat([xywh, angle], dim=1), max_shape=shape))
+    return head.expected_boxes(torch.from_numpy(head.grid(*shape).anchors[prior_index]), box_logits, shape)
 
 
 def student_logits(config: Config, student: FrozenTeacher, image: Tensor, view: DrawnView) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
     python -m pipelines.cache_teacher --config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth
 
-Started again after an interruption, it goes on with the first block that is missing.
+Started again after an interruption, it goes on with the first block that is missing. Several processes may fill one
+cache at the same time: give each `--part 1/4`, `--part 2/4` and so on.
 """
 
 from __future__ import annotations
@@ -11,99 +12,117 @@ import pipelines.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
+import shutil
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
 from cache.manifest import make_manifest
 from cache.plan import Plan
-from cache.quantize import LOGIT_FIELDS, FieldCodec, choose_codecs
+from cache.quantize import FieldCodec, codecs_of, resolve_codec
 from cache.reader import CacheReader
-from cache.writer import CacheWriter
-from distill.teacher import FrozenTeacher
-from pipelines.capture import Capture, describe_numeric
-from pipelines.command import available_cores, progress, run_command
-from pipelines.experiment import describe_student, load_config, require_keys
-from pipelines.plan import plan_figures, plan_views, print_plan
-
-PROBE_VIEWS = 32
+from cache.writer import CacheWriter, Part
+from pipelines.capture import (
+    Capture,
+    add_capture_arguments,
+    add_teacher_arguments,
+    describe_capture,
+    load_teacher,
+)
+from pipelines.command import available_cores, bytes_on_disk, progress, run_command
+from pipelines.experiment import load_config, require_keys
+from pipelines.plan import plan_figures, plan_views, print_plan, print_probe, row_bytes
+from pipelines.probe import Probe, run_probe
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Plan, probe, capture, commit."""
     config = load_config(arguments.config, arguments.cfg_options)
     require_keys(config, ("region", "codec", "classes", "teacher", "cache"), arguments.config)
+    requested = resolve_codec(config.codec)
     path = Path(arguments.cache or config.cache)
     teacher = load_teacher(config, arguments)
     plan = plan_views(config, arguments.workers)
     if not arguments.json:
         print_plan(plan_figures(plan, config))
-    started = time.perf_counter()
-    capture = Capture(config, plan, teacher, arguments.workers)
-    codecs = stored_codecs(path, config.codec) or choose_codecs(config.codec, capture.probe(PROBE_VIEWS))
-    manifest = describe_cache(config, teacher, plan, codecs)
-    with CacheWriter(path, manifest, plan) as writer:
+    capture = Capture(
+        config,
+        plan,
+        teacher,
+        arguments.workers,
+        patches_per_batch=arguments.patches_per_batch,
+        dtype=arguments.dtype,
+    )
+    sections = describe_capture(config, capture)
+    codecs, probe = stored_codecs(path, requested), None
+    if codecs is None:
+        probe = run_probe(capture, config.codec, sections)
+        codecs = dict(probe.codecs)
+        if not arguments.json:
+            print_probe(probe, plan)
+    codec = {"requested": requested, **{field: codec.to_json() for field, codec in codecs.items()}}
+    manifest = make_manifest(**sections, plan=plan.describe(), codec={"preset": requested["preset"], **codec})
+    require_disk(path, plan, config, codecs, probe)
+    with CacheWriter(path, manifest, plan, arguments.part) as writer:
+        started = time.perf_counter()
         written = fill(writer, capture, codecs)
-    report(path, plan, written, time.perf_counter() - started, as_json=arguments.json)
+        seconds = time.perf_counter() - started
+    report(path, plan, written, seconds, probe, as_json=arguments.json)
 
 
-def load_teacher(config: Config, arguments: argparse.Namespace) -> FrozenTeacher:
-    """The teacher that the config or the command line names, on the device."""
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return FrozenTeacher.load(
-        arguments.teacher or config.teacher.config,
-        arguments.checkpoint or config.teacher.checkpoint,
-        classes=list(config.classes),
-    ).to(device)
-
-
-def stored_codecs(path: Path, preset: str) -> dict[str, FieldCodec] | None:
+def stored_codecs(path: Path, requested: Mapping[str, Any]) -> dict[str, FieldCodec] | None:
     """The codecs of a store that is being resumed: fixed before its first block. None where there is no store."""
     if not path.exists():
         return None
     stored = CacheReader(path).manifest["codec"]
-    if stored["preset"] != preset:
-        raise ValueError(
-            f"cache {path}: codec.preset is {stored['preset']!r} in the cache but {preset!r} here. "
-            "Give another CACHE= path, or the stored preset in the config"
-        )
-    return {field: FieldCodec.from_json(stored[field]) for field in LOGIT_FIELDS}
-
-
-def describe_cache(config: Config, teacher: FrozenTeacher, plan: Plan, codecs: dict[str, FieldCodec]) -> dict[str, Any]:
-    """The manifest of the cache that this run makes."""
-    student = describe_student(config)
-    preprocessing = teacher.model_config["data_preprocessor"]
-    for key in ("mean", "std", "bgr_to_rgb", "pad_size_divisor"):
-        ours, theirs = student["preprocessing"][key], preprocessing.get(key)
-        if ours != theirs:
+    for field, value in requested.items():
+        if stored["requested"][field] != value:
             raise ValueError(
-                f"preprocessing.{key} is {theirs} in the teacher's config but {ours} in the student's. Both see the "
-                "same tensor: make them equal"
+                f"cache {path}: codec.{field} is {stored['requested'][field]!r} in the cache but {value!r} here. "
+                "Give another CACHE= path, or the stored codec in the config"
             )
-    return make_manifest(
-        teacher=teacher.describe(),
-        head=student["head"],
-        views=student["views"],
-        preprocessing=student["preprocessing"],
-        numeric=describe_numeric(teacher, len(student["views"]["flips"])),
-        region=student["region"],
-        plan=plan.describe(),
-        codec={"preset": config.codec, **{field: codec.to_json() for field, codec in codecs.items()}},
-    )
+    return codecs_of(stored)
+
+
+def require_disk(path: Path, plan: Plan, config: Config, codecs: Mapping[str, FieldCodec], probe: Probe | None) -> None:
+    """Refuse a capture that will not fit on its disk.
+
+    Raises:
+        ValueError: naming what it needs and what is free.
+    """
+    if probe is not None:
+        needed, kind = probe.bytes, "predicted by the probe"
+    else:
+        missing = plan.rows_per_block[CacheReader(path).missing_blocks()].sum()
+        captured = plan.num_rows - missing
+        if captured:
+            needed, kind = bytes_on_disk(path) / captured * missing, "at the rate of the blocks that it holds"
+        else:
+            needed, kind = row_bytes(codecs, config) * missing, "before compression"
+    folder = path
+    while not folder.exists():
+        folder = folder.absolute().parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"cache {path} needs {needed / 1e6:,.1f} MB ({kind}) but {folder} has {free / 1e6:,.1f} MB free. Make "
+            "room, give another CACHE= path, or a coarser codec (codec = 'small')"
+        )
 
 
 def fill(writer: CacheWriter, capture: Capture, codecs: dict[str, FieldCodec]) -> int:
-    """Capture every missing block; the writer works beside the teacher. Returns the bytes written."""
+    """Capture every missing block of the writer's part; it writes beside the teacher. Returns the bytes written."""
+    plan = capture.plan
     missing = writer.missing_blocks()
-    views = capture.plan.num_views
-    left = sum(len(capture.plan.views_of_block(block)) for block in missing)
+    views = int(np.isin(plan.block, writer.part.blocks(plan.num_blocks)).sum())
+    left = int(np.isin(plan.block, missing).sum())
     written = 0
     with (
         ThreadPoolExecutor(max_workers=1) as executor,
@@ -114,31 +133,64 @@ def fill(writer: CacheWriter, capture: Capture, codecs: dict[str, FieldCodec]) -
             if pending is not None:
                 written += pending.result()
             pending = executor.submit(writer.write, targets.block, targets.fields, targets.error)
-            advance(len(capture.plan.views_of_block(targets.block)))
+            advance(len(plan.views_of_block(targets.block)))
         if pending is not None:
             written += pending.result()
     return written
 
 
-def report(path: Path, plan: Plan, written: int, seconds: float, *, as_json: bool) -> None:
-    """What the cache now holds, and what this run did."""
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    figures = {
+def report(path: Path, plan: Plan, written: int, seconds: float, probe: Probe | None, *, as_json: bool) -> None:
+    """What the cache now holds, what this run did, and how that compares with what the probe said."""
+    reader = CacheReader(path)
+    size = bytes_on_disk(path)
+    missing = len(reader.missing_blocks())
+    figures: dict[str, Any] = {
         "cache": str(path),
         "views": plan.num_views,
         "rows": plan.num_rows,
+        "blocks": plan.num_blocks,
+        "blocks_missing": missing,
         "bytes": size,
         "bytes_per_row": size / max(1, plan.num_rows),
         "bytes_written": written,
         "seconds": seconds,
     }
+    if probe is not None and not missing:
+        figures["predicted"] = {"bytes": probe.bytes, "seconds": probe.seconds}
     if as_json:
         print(json.dumps(figures, indent=2))
-    else:
-        Console().print(
-            f"{path}: complete, {plan.num_views} views, {plan.num_rows:,} rows, {size / 1e6:,.1f} MB "
-            f"({figures['bytes_per_row']:.1f} bytes a row); {written / 1e6:,.1f} MB written in {seconds:,.0f} s"
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    if missing:
+        console.print(
+            f"{path}: {plan.num_blocks - missing} of {plan.num_blocks} blocks captured, the others belong to other "
+            f"parts; {written / 1e6:,.1f} MB written in {seconds:,.0f} s"
         )
+        return
+    console.print(
+        f"{path}: complete, {plan.num_views} views, {plan.num_rows:,} rows, {size / 1e6:,.1f} MB "
+        f"({figures['bytes_per_row']:.1f} bytes a row); {written / 1e6:,.1f} MB written in {seconds:,.0f} s"
+    )
+    if "predicted" in figures:
+        console.print(
+            f"The probe had predicted {probe.bytes / 1e6:,.1f} MB ({_percent(size, probe.bytes)}) and "
+            f"{probe.seconds:,.0f} s ({_percent(seconds, probe.seconds)})."
+        )
+
+
+def _percent(found: float, predicted: float) -> str:
+    return f"{100 * (found / predicted - 1):+.1f} % in fact"
+
+
+def _part(text: str) -> Part:
+    """An argparse type: i/N."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise argparse.ArgumentTypeError(f"a share like 1/4 is needed, not {text!r}")
+    try:
+        return Part(int(number), int(count))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -148,10 +200,10 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 done, 1 failed, 2 unusable arguments. The same command continues a stopped capture.",
     )
     parser.add_argument("--config", required=True, help="the student's config (configs/distill/...)")
-    parser.add_argument("--teacher", help="the teacher's config (default: the student config's teacher.config)")
-    parser.add_argument("--checkpoint", help="the teacher's weights (default: the student config's teacher.checkpoint)")
+    add_teacher_arguments(parser)
+    add_capture_arguments(parser)
     parser.add_argument("--cache", help="the store to fill (default: the student config's cache)")
-    parser.add_argument("--device", help="where the teacher runs (default: cuda where there is one, else cpu)")
+    parser.add_argument("--part", type=_part, default=Part(), help="a fixed share of the blocks, i/N: for job arrays")
     parser.add_argument("--workers", type=int, default=available_cores(), help="loader processes (default: all cores)")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override config values: key=value")
     parser.add_argument("--json", action="store_true", help="print the closing figures as JSON")

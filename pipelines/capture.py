@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import pipelines.openmmlab  # noqa: F401  isort: skip
 
+import argparse
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import batched, groupby
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmcv.ops import box_iou_rotated
 from mmengine.config import Config
 from mmrotate.registry import MODELS
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cache.grid import AnchorGrid
 from cache.layout import ERROR_COLUMNS, ERROR_TEMPERATURES
 from cache.plan import Plan
-from cache.quantize import LOGIT_FIELDS, FieldCodec, ValueRange, subtract_row_max
+from cache.quantize import LOGIT_FIELDS, FieldCodec, subtract_row_max
 from cache.view import FLIPS
 from distill.region import box_region
 from distill.teacher import FrozenTeacher
-from pipelines.experiment import training_set, view_pipeline
+from pipelines.command import positive_int
+from pipelines.experiment import describe_student, training_set, view_pipeline
 
-# Seed of the probe's sample; the codec's steps depend on it.
-PROBE_SEED = 0
+# What the teacher may compute in: float32, or autocast to one of the others.
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,13 @@ class PatchViews:
 
 @dataclass(frozen=True)
 class PatchLogits:
-    """The teacher's logits at the region of a patch's views, on the teacher's device; M rows."""
+    """The teacher's logits at the region of a patch's views, on the teacher's device; M rows.
 
+    seconds: the teacher's forward pass and the gathering, this patch's share of its batch.
+    """
+
+    patch: int
+    seconds: float
     prior_index: np.ndarray  # (M,) uint32
     weight: np.ndarray  # (M,) float32
     cls_logits: Tensor  # (M, C) float32
@@ -63,13 +74,30 @@ class BlockTargets:
 class Capture:
     """Runs the teacher over the views of a plan.
 
-    Batches are the views of one patch: they never cross a block, so a block's bytes do not depend on others.
+    Batches are whole patches of one block, so that a block's bytes do not depend on other blocks.
+
+    Args:
+        patches_per_batch: patches, each with all its views, in one forward pass.
+        dtype: one of DTYPES.
     """
 
-    def __init__(self, config: Config, plan: Plan, teacher: FrozenTeacher, workers: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        teacher: FrozenTeacher,
+        workers: int,
+        *,
+        patches_per_batch: int = 1,
+        dtype: str = "float32",
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"capture dtype is {dtype!r}; one of {', '.join(DTYPES)} needed")
         self.plan = plan
         self.teacher = teacher
         self.workers = workers
+        self.patches_per_batch = patches_per_batch
+        self.dtype = dtype
         self.views = ViewDataset(config, plan, teacher)
         self.preprocessor = MODELS.build(config.model.data_preprocessor).to(teacher.device)
 
@@ -79,78 +107,101 @@ class Capture:
         Raises:
             ValueError: a value that the codec cannot hold, naming view, field, value and range.
         """
-        members = [self.patches_of(block) for block in blocks]
-        answers = self.logits([patch for patches in members for patch in patches])
-        for block, patches in zip(blocks, members, strict=True):
-            yield self._block(block, [next(answers) for _ in patches], codecs)
+        batches = [batch for block in blocks for batch in self.batches(self.patches_of(block))]
+        answers = self.logits(batches)
+        for block in blocks:
+            yield self.encode(block, [next(answers) for _ in self.patches_of(block)], codecs)
 
-    def logits(self, patches: Sequence[int]) -> Iterator[PatchLogits]:
-        """The teacher's answers for the named patches, in order."""
-        loader = DataLoader(
-            self.views,
-            batch_size=None,
-            sampler=list(patches),
-            num_workers=min(self.workers, len(patches)),
-            collate_fn=_as_it_is,
-        )
-        for views in loader:
-            yield self.ask(views)
+    def batches(self, patches: Sequence[int]) -> list[list[int]]:
+        """Consecutive patches of one size, at most `patches_per_batch` together."""
+        runs = groupby(patches, key=lambda patch: tuple(self.plan.patch_shape[patch].tolist()))
+        return [list(batch) for _, run in runs for batch in batched(run, self.patches_per_batch)]
 
-    def ask(self, views: PatchViews) -> PatchLogits:
-        """Teacher forward on the views of one patch, rows gathered."""
-        batch = self.preprocessor({"inputs": list(views.images), "data_samples": None})
-        cls_scores, bbox_preds = self.teacher.forward(batch["inputs"])
-        counts = [len(index) for index in views.prior_index]
-        prior_index = np.concatenate(views.prior_index)
-        image_index = np.repeat(np.arange(len(counts)), counts)
-        device = self.teacher.device
-        _, cls_logits, box_logits = self.teacher.head.gather(
-            cls_scores, bbox_preds, torch.from_numpy(image_index).to(device), torch.from_numpy(prior_index).to(device)
-        )
-        return PatchLogits(
-            prior_index.astype(np.uint32), np.concatenate(views.weight), cls_logits, subtract_row_max(box_logits)
-        )
-
-    def probe(self, num_views: int) -> dict[str, ValueRange]:
-        """Value ranges over a seeded sample of views, stratified by rows."""
-        per_patch = self.plan.rows_per_view.reshape(len(self.plan.patch_ids), -1).sum(axis=1)
-        count = min(len(per_patch), max(1, num_views // len(self.views.flips)))
-        strata = np.array_split(np.argsort(per_patch, kind="stable"), count)
-        random = np.random.default_rng(PROBE_SEED)
-        low, high = dict.fromkeys(LOGIT_FIELDS, np.inf), dict.fromkeys(LOGIT_FIELDS, -np.inf)
-        for answer in self.logits([int(random.choice(stratum)) for stratum in strata]):
-            for field in LOGIT_FIELDS:
-                values: Tensor = getattr(answer, field)
-                if values.numel():
-                    low[field] = min(low[field], float(values.min()))
-                    high[field] = max(high[field], float(values.max()))
-        if not all(np.isfinite([*low.values(), *high.values()])):
-            raise ValueError(
-                f"the teacher's logits are not finite in the probe (low {low}, high {high}). Check its checkpoint"
+    def logits(self, batches: Sequence[Sequence[int]]) -> Iterator[PatchLogits]:
+        """The teacher's answers for the patches of every batch, in order."""
+        patches = [patch for batch in batches for patch in batch]
+        loaded = iter(
+            DataLoader(
+                self.views,
+                batch_size=None,
+                sampler=patches,
+                num_workers=min(self.workers, len(patches)),
+                collate_fn=_as_it_is,
             )
-        return {field: ValueRange(low[field], high[field]) for field in LOGIT_FIELDS}
+        )
+        for batch in batches:
+            yield from self.ask([next(loaded) for _ in batch])
+
+    def ask(self, patches: Sequence[PatchViews]) -> list[PatchLogits]:
+        """Teacher forward on the views of patches of one size, rows gathered."""
+        device = self.teacher.device
+        images = [image for views in patches for image in views.images]
+        batch = self.preprocessor({"inputs": images, "data_samples": None})
+        regions = [index for views in patches for index in views.prior_index]
+        image_index = np.repeat(np.arange(len(regions)), [len(index) for index in regions])
+        started = time.perf_counter()
+        with torch.autocast(device.type, getattr(torch, self.dtype), enabled=self.dtype != "float32"):
+            maps = self.teacher.forward(batch["inputs"])
+        _, cls_logits, box_logits = self.teacher.head.gather(
+            *maps,
+            torch.from_numpy(image_index).to(device),
+            torch.from_numpy(np.concatenate(regions)).to(device),
+        )
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = (time.perf_counter() - started) / len(patches)
+        rows = [sum(map(len, views.prior_index)) for views in patches]
+        return [
+            PatchLogits(
+                patch=views.patch,
+                seconds=seconds,
+                prior_index=np.concatenate(views.prior_index).astype(np.uint32),
+                weight=np.concatenate(views.weight),
+                cls_logits=cls_rows.float(),
+                box_logits=subtract_row_max(box_rows.float()),
+            )
+            for views, cls_rows, box_rows in zip(patches, cls_logits.split(rows), box_logits.split(rows), strict=True)
+        ]
 
     def patches_of(self, block: int) -> list[int]:
         """Patch positions of a block, in the order of their rows."""
         return list(dict.fromkeys(int(self.plan.view_patch[view]) for view in self.plan.views_of_block(block)))
 
-    def _block(self, block: int, answers: list[PatchLogits], codecs: dict[str, FieldCodec]) -> BlockTargets:
-        fields = {
-            "prior_index": np.concatenate([answer.prior_index for answer in answers]),
-            "weight": np.concatenate([answer.weight for answer in answers]),
-        }
+    def encode(self, block: int, answers: Sequence[PatchLogits], codecs: dict[str, FieldCodec]) -> BlockTargets:
+        """The answers for the patches of a block as the writer takes them, with what the codec has done to them.
+
+        Raises:
+            ValueError: as `blocks`.
+        """
+        for answer in answers:
+            where = f"patch {self.plan.patch_ids[answer.patch]}"
+            require_weights(codecs["weight"], answer.weight, where)
+            for field in LOGIT_FIELDS:
+                require_range(codecs[field], getattr(answer, field), field, where)
+        prior_index = np.concatenate([answer.prior_index for answer in answers])
+        weight = np.concatenate([answer.weight for answer in answers])
+        fields = {"prior_index": prior_index, "weight": weight.astype(codecs["weight"].dtype)}
         error = dict.fromkeys(ERROR_COLUMNS, 0.0)
+        decoded = {}
         for field in LOGIT_FIELDS:
-            codec = codecs[field]
-            for answer, patch in zip(answers, self.patches_of(block), strict=True):
-                check_range(codec, getattr(answer, field), field, f"patch {self.plan.patch_ids[patch]}")
             logits = torch.cat([getattr(answer, field) for answer in answers])
-            codes = codec.encode(logits).to(getattr(torch, codec.dtype))
-            fields[field] = codes.cpu().numpy()
+            fields[field] = codecs[field].encode(logits).to(getattr(torch, codecs[field].dtype)).cpu().numpy()
             if len(logits):
-                decoded = torch.from_numpy(codec.decode(fields[field])).to(logits.device)
-                error |= measure_error(logits, decoded, field.removesuffix("_logits"))
+                decoded[field] = torch.from_numpy(codecs[field].decode(fields[field])).to(logits.device)
+                error |= measure_error(logits, decoded[field], field.removesuffix("_logits"))
+        if len(prior_index):
+            priors = np.concatenate([self._priors(answer) for answer in answers])
+            head = self.teacher.head
+            boxes = [
+                head.expected_boxes(torch.from_numpy(priors).to(logits.device), box) for box in (logits, decoded[field])
+            ]
+            error |= measure_box_change(*boxes)
         return BlockTargets(block, fields, np.asarray([error[column] for column in ERROR_COLUMNS]))
+
+    def _priors(self, answer: PatchLogits) -> np.ndarray:
+        """(M, 4) priors of a patch's rows."""
+        height, width = (int(side) for side in self.plan.patch_shape[answer.patch])
+        return self.views.grid(height, width).anchors[answer.prior_index]
 
 
 class ViewDataset(Dataset):
@@ -164,6 +215,11 @@ class ViewDataset(Dataset):
         self.region = dict(config.region)
         self.flips = [FLIPS[code] for code in sorted(set(plan.view_flip.tolist()))]
         self.position = {self.dataset.get_data_info(index)["img_id"]: index for index in range(len(self.dataset))}
+        # Patches share a few sizes; a grid's anchors are built once.
+        self._grids: dict[tuple[int, int], AnchorGrid] = {}
+
+    def grid(self, height: int, width: int) -> AnchorGrid:
+        return self._grids.setdefault((height, width), self.head.grid(height, width))
 
     def __len__(self) -> int:
         return len(self.plan.patch_ids)
@@ -172,7 +228,7 @@ class ViewDataset(Dataset):
         patch_id = self.plan.patch_ids[patch]
         info = self.dataset.get_data_info(self.position[patch_id])
         shape = tuple(int(side) for side in self.plan.patch_shape[patch])
-        grid = self.head.grid(*shape)
+        grid = self.grid(*shape)
         images, indices, weights = [], [], []
         for flip in self.flips:
             packed = self.dataset.pipeline({**info, "forced_flip": flip})
@@ -188,10 +244,20 @@ class ViewDataset(Dataset):
         return PatchViews(patch, torch.stack(images), indices, weights)
 
 
-def check_range(codec: FieldCodec, values: Tensor, field: str, where: str) -> None:
+def require_range(codec: FieldCodec, values: Tensor, field: str, where: str) -> None:
     """Refuse values that the codec cannot hold within its bound (see `FieldCodec.check_range`)."""
     if values.numel():
         codec.check_range(float(values.min()), float(values.max()), field, where)
+
+
+def require_weights(codec: FieldCodec, weight: np.ndarray, where: str) -> None:
+    """Refuse weights that the codec would round to 0: a stored prior has a weight above 0."""
+    lost = weight.astype(codec.dtype) == 0
+    if lost.any():
+        raise ValueError(
+            f"{where}: weight {weight[lost][0]:.3g} is 0 in {codec.dtype}. Capture into a new cache with codec "
+            "'exact', or codec=dict(weight='float32')"
+        )
 
 
 def measure_error(logits: Tensor, decoded: Tensor, name: str) -> dict[str, float]:
@@ -205,16 +271,74 @@ def measure_error(logits: Tensor, decoded: Tensor, name: str) -> dict[str, float
     return measured
 
 
-def describe_numeric(teacher: FrozenTeacher, views_per_batch: int) -> dict[str, Any]:
+def measure_box_change(before: Tensor, after: Tensor) -> dict[str, float]:
+    """What the codec does to expected boxes (M, 5): change in pixels and degrees, and 1 - IoU of before and after."""
+    change = (after - before).abs()
+    # The same box again after half a turn.
+    degrees = torch.rad2deg(change[:, 4]) % 180
+    lost = (1 - box_iou_rotated(before, after, aligned=True)).clamp(min=0)
+    return {
+        "box_max_pixels": float(change[:, :4].max()),
+        "box_max_degrees": float(torch.minimum(degrees, 180 - degrees).max()),
+        "box_mean_iou_loss": float(lost.mean()),
+        "box_max_iou_loss": float(lost.max()),
+    }
+
+
+def load_teacher(config: Config, arguments: argparse.Namespace) -> FrozenTeacher:
+    """The teacher that the config or the command line names, on the device."""
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return FrozenTeacher.load(
+        arguments.teacher or config.teacher.config,
+        arguments.checkpoint or config.teacher.checkpoint,
+        classes=list(config.classes),
+    ).to(device)
+
+
+def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which teacher, and where it runs."""
+    parser.add_argument("--teacher", help="the teacher's config (default: the student config's teacher.config)")
+    parser.add_argument("--checkpoint", help="the teacher's weights (default: the student config's teacher.checkpoint)")
+    parser.add_argument("--device", help="where the teacher runs (default: cuda where there is one, else cpu)")
+
+
+def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the teacher runs; the manifest states it, for the bytes depend on it."""
+    parser.add_argument(
+        "--patches-per-batch", type=positive_int, default=1, help="patches, with all their views, at once (default: 1)"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what the teacher computes in")
+
+
+def describe_capture(config: Config, capture: Capture) -> dict[str, Any]:
+    """The manifest of the cache that a capture makes, but for its plan and codec.
+
+    Raises:
+        ValueError: teacher and student see different tensors.
+    """
+    student = describe_student(config)
+    preprocessing = capture.teacher.model_config["data_preprocessor"]
+    for key in ("mean", "std", "bgr_to_rgb", "pad_size_divisor"):
+        ours, theirs = student["preprocessing"][key], preprocessing.get(key)
+        if ours != theirs:
+            raise ValueError(
+                f"preprocessing.{key} is {theirs} in the teacher's config but {ours} in the student's. Both see the "
+                "same tensor: make them equal"
+            )
+    return {"teacher": capture.teacher.describe(), "numeric": describe_numeric(capture), **student}
+
+
+def describe_numeric(capture: Capture) -> dict[str, Any]:
     """What the bytes of a block depend on beside views and teacher, as the manifest states it."""
+    teacher = capture.teacher
     return {
         "torch": torch.__version__,
-        "dtype": "float32",
+        "dtype": capture.dtype,
         "device": teacher.device.type,
         "threads": torch.get_num_threads(),
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,
         "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
-        "views_per_batch": views_per_batch,
+        "views_per_batch": capture.patches_per_batch * len(capture.views.flips),
     }
 
 

@@ -1,6 +1,7 @@
-"""Plan a cache: the region of every view, from labels alone.
+"""Plan a cache: the region of every view from labels alone; with a teacher its size, its time and whether it pays.
 
 python -m pipelines.plan --config configs/distill/gwd_r18_1x_dota.py
+python -m pipelines.plan --config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import io
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +25,48 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from cache.plan import Plan, PlannedPatch, make_plan
+from cache.quantize import FLOATS, PRESETS, FieldCodec
 from cache.view import FLIPS
 from distill.region import box_region
-from pipelines.command import available_cores, progress, run_command
+from pipelines.capture import Capture, add_capture_arguments, add_teacher_arguments, describe_capture, load_teacher
+from pipelines.command import available_cores, positive_int, progress, run_command
 from pipelines.experiment import build_head, describe_student, load_config, require_keys, training_set, view_pipeline
+from pipelines.probe import Probe, run_probe
 
-# Uncompressed bytes of one row: index, weight, C + D * K logits of this size.
-LOGIT_BYTES = {"exact": 4, "half": 2, "default": 1}
+# A step's codes take two bytes where their range needs it.
+WIDEST_CODE = FieldCodec("uint16")
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Labels -> regions -> rows and bytes."""
+    """Labels -> regions -> rows and bytes; with a teacher also the probe."""
     config = load_config(arguments.config, arguments.cfg_options)
-    require_keys(config, ("region", "classes"), arguments.config)
+    with_teacher = arguments.probe or arguments.checkpoint is not None
+    require_keys(config, ("region", "classes", *(("codec", "teacher") if with_teacher else ())), arguments.config)
+    teacher = load_teacher(config, arguments) if with_teacher else None
     plan = plan_views(config, arguments.workers)
     figures = plan_figures(plan, config)
+    if not arguments.json:
+        print_plan(figures)
+    if teacher is not None:
+        capture = Capture(
+            config,
+            plan,
+            teacher,
+            arguments.workers,
+            patches_per_batch=arguments.patches_per_batch,
+            dtype=arguments.dtype,
+        )
+        probe = run_probe(capture, config.codec, describe_capture(config, capture))
+        pays = break_even(plan, probe, student_epochs(config, plan), arguments.students)
+        figures |= {"probe": probe.figures(), "break_even": pays}
+        if not arguments.json:
+            print_probe(probe, plan)
+            print_break_even(pays)
+    elif not arguments.json:
+        Console().print("With CHECKPOINT=<teacher.pth> the teacher is asked as well: size, time, and whether it pays.")
     if arguments.json:
         print(json.dumps(figures, indent=2))
-    else:
-        print_plan(figures)
 
 
 def plan_views(config: Config, workers: int) -> Plan:
@@ -100,7 +124,10 @@ def label_digest(path: str | Path) -> bytes:
 def plan_figures(plan: Plan, config: Config) -> dict[str, Any]:
     """Counts, row statistics and the upper bound of the cache's size, for people and for `--json`."""
     rows = plan.rows_per_view
-    logits = len(config.classes) + int(np.prod(_box_shape(config)))
+    widest = {
+        preset: {field: FieldCodec(kind) if kind in FLOATS else WIDEST_CODE for field, kind in fields.items()}
+        for preset, fields in PRESETS.items()
+    }
     return {
         "patches": len(plan.patch_ids),
         "views": plan.num_views,
@@ -114,7 +141,43 @@ def plan_figures(plan: Plan, config: Config) -> dict[str, Any]:
         },
         "rows_per_view_and_level": [float(mean) for mean in plan.level_counts.mean(axis=0)],
         "rows_per_block": {"min": int(plan.rows_per_block.min()), "max": int(plan.rows_per_block.max())},
-        "upper_bound_bytes": {preset: plan.num_rows * (8 + logits * size) for preset, size in LOGIT_BYTES.items()},
+        "upper_bound_bytes": {preset: plan.num_rows * row_bytes(codecs, config) for preset, codecs in widest.items()},
+    }
+
+
+def row_bytes(codecs: Mapping[str, FieldCodec], config: Config) -> int:
+    """Bytes of one row before compression: index, weight, class logits, box logits."""
+    sizes = {field: np.dtype(codec.dtype).itemsize for field, codec in codecs.items()}
+    box = int(np.prod(_box_shape(config)))
+    return 4 + sizes["weight"] + len(config.classes) * sizes["cls_logits"] + box * sizes["box_logits"]
+
+
+def student_epochs(config: Config, plan: Plan) -> float:
+    """How often the config's training sees every patch."""
+    loop = config.train_cfg
+    if "max_epochs" in loop:
+        return float(loop.max_epochs)
+    images = loop.max_iters * config.train_dataloader.batch_size
+    return images / len(plan.patch_ids)
+
+
+def break_even(plan: Plan, probe: Probe, epochs: float, students: int) -> dict[str, Any]:
+    """When the cache has paid for itself, and what to do.
+
+    A live teacher costs one view of every patch and epoch; a capture costs its whole time once. What reading costs a
+    training step is left out: loaders do it beside the step.
+    """
+    live = len(plan.patch_ids) * probe.teacher_seconds
+    planned = epochs * students
+    needed = probe.seconds / live
+    return {
+        "epochs_to_pay": needed,
+        "epochs_planned": planned,
+        "students": students,
+        "live_teacher_seconds": live * planned,
+        "capture_seconds": probe.seconds,
+        "seconds_saved": live * planned - probe.seconds,
+        "recommendation": "cache" if planned > needed else "do not cache",
     }
 
 
@@ -138,6 +201,41 @@ def print_plan(figures: dict[str, Any]) -> None:
     Console().print(table)
 
 
+def print_probe(probe: Probe, plan: Plan) -> None:
+    """What the probe saw, as a table."""
+    table = Table(title=f"Probe: {probe.views} views, {probe.rows:,} rows", show_header=False, title_justify="left")
+    for field, seen in probe.ranges.items():
+        codec = probe.codecs[field]
+        stored = codec.dtype if codec.is_float else f"{codec.dtype}, step {codec.scale_factor:g}"
+        table.add_row(
+            field.replace("_", " "),
+            f"{seen.low:.2f} to {seen.high:.2f}, stored as {stored}, room from {codec.low:.4g} to {codec.high:.4g}",
+        )
+    table.add_row("predicted size", f"{probe.bytes / 1e6:,.1f} MB, {probe.bytes_per_row:.1f} bytes a row")
+    table.add_row(
+        "predicted time of the capture", f"{probe.seconds:,.0f} s, {probe.seconds / plan.num_views:.3g} s a view"
+    )
+    table.add_row("teacher alone", f"{probe.teacher_seconds:.3g} s a view")
+    Console().print(table)
+
+
+def print_break_even(pays: dict[str, Any]) -> None:
+    """Does the cache pay? In one sentence, with its figures."""
+    students = f"{pays['students']} student{'s' if pays['students'] > 1 else ''}"
+    text = (
+        f"The capture costs as much as a live teacher in {pays['epochs_to_pay']:.1f} epochs; {students} of this config "
+        f"train {pays['epochs_planned']:.1f}. "
+    )
+    if pays["recommendation"] == "cache":
+        text += f"Cache: it saves {pays['seconds_saved']:,.0f} s of teacher."
+    else:
+        text += (
+            f"Do not cache: the live teacher is {-pays['seconds_saved']:,.0f} s cheaper, unless more students follow "
+            "(--students)."
+        )
+    Console().print(text)
+
+
 def _box_shape(config: Config) -> tuple[int, int]:
     head = build_head(config).describe()
     return len(head["box_parameters"]), head["num_bins"]
@@ -159,10 +257,16 @@ def _as_it_is(patch: PlannedPatch) -> PlannedPatch:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.plan",
-        description="Regions, rows and bytes of a teacher cache, from labels alone. Writes nothing.",
+        description="Rows and bytes of a teacher cache from labels; with a teacher also size, time and break-even.",
         epilog="Exit status: 0 done, 1 failed, 2 unusable arguments.",
     )
     parser.add_argument("--config", required=True, help="a student's config (configs/distill/...)")
+    add_teacher_arguments(parser)
+    add_capture_arguments(parser)
+    parser.add_argument("--probe", action="store_true", help="ask the config's teacher; --checkpoint does so as well")
+    parser.add_argument(
+        "--students", type=positive_int, default=1, help="students that will share the cache, for the break-even"
+    )
     parser.add_argument("--workers", type=int, default=available_cores(), help="loader processes (default: all cores)")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override config values: key=value")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

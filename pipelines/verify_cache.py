@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
@@ -27,17 +26,12 @@ from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader, TargetRecord
 from cache.verify import Finding, is_captured, verify_block, verify_documents, verify_metadata
 from cache.writer import require_idle
+from distill.audit import compare_record, repeat_tolerance
 from pipelines.blocks import map_and_add
-from pipelines.cache_teacher import load_teacher
-from pipelines.capture import Capture, PatchLogits, describe_numeric
+from pipelines.capture import Capture, PatchLogits, add_teacher_arguments, describe_numeric, load_teacher
 from pipelines.command import available_cores, positive_int, progress, run_command
 from pipelines.distill import SHARED_SECTIONS
 from pipelines.experiment import describe_student, load_config, require_keys, training_set
-
-# A forward on another device or with other threads adds up in another order: this share of the largest logit is
-# allowed beside the codec's bound. A wrong teacher, view or row is off by thousands of times as much.
-REPEAT_TOLERANCE = 1e-4
-WEIGHT_TOLERANCE = 1e-3
 
 
 @dataclass
@@ -169,21 +163,28 @@ def check_teacher(report: Report, config: Config, reader: CacheReader, arguments
         report.findings.append(Finding("zarr.json", f"{name} is {theirs} in the cache but {ours} here", cure))
         report.skipped.append("the teacher's answers: it is another teacher")
         return
-    numeric = describe_numeric(teacher, len(reader.manifest["views"]["flips"]))
-    difference = first_difference(numeric, reader.manifest["numeric"], "numeric")
+    plan, stored = reader.plan, reader.manifest["numeric"]
+    # No loader processes: a handful of patches does not repay them.
+    capture = Capture(
+        config,
+        plan,
+        teacher,
+        workers=0,
+        patches_per_batch=stored["views_per_batch"] // len(reader.manifest["views"]["flips"]),
+        dtype=stored["dtype"],
+    )
+    difference = first_difference(describe_numeric(capture), stored, "numeric")
     if difference is not None:
         name, ours, theirs = difference
         report.notes.append(f"{name} is {theirs} in the cache but {ours} here: logits may differ in their last bits")
 
-    plan = reader.plan
     usable = [view for view in range(plan.num_views) if is_captured(reader.path, int(plan.block[view]))]
     random = np.random.default_rng(arguments.seed)
     chosen = random.choice(usable, min(arguments.sample, len(usable)), replace=False).tolist()
     patches = sorted({int(plan.view_patch[view]) for view in chosen})
     codecs = {name: FieldCodec.from_json(reader.manifest["codec"][name]) for name in LOGIT_FIELDS}
     tally = TeacherTally(codecs)
-    # No loader processes: a handful of patches does not repay them.
-    answers = Capture(config, plan, teacher, workers=0).logits(patches)
+    answers = capture.logits(capture.batches(patches))
     with progress("verify against the teacher", len(patches), "patches") as advance:
         for patch in patches:
             report.findings += compare_patch(reader, patch, next(answers), tally)
@@ -217,11 +218,6 @@ class TeacherTally:
         return {"views": self.views, "rows": self.rows, **fields}
 
 
-def repeat_tolerance(largest: float) -> float:
-    """How far two forwards of one teacher may differ where logits reach `largest`."""
-    return REPEAT_TOLERANCE * max(1.0, largest)
-
-
 def compare_patch(reader: CacheReader, patch: int, answer: PatchLogits, tally: TeacherTally) -> list[Finding]:
     """All views of a patch, since the teacher has answered them in one batch."""
     plan = reader.plan
@@ -247,23 +243,12 @@ def compare_patch(reader: CacheReader, patch: int, answer: PatchLogits, tally: T
 
 def compare_view(record: TargetRecord, answer: PatchLogits, rows: slice, tally: TeacherTally) -> str | None:
     """What is wrong with a stored record; None where it is the teacher's answer within the bound."""
-    if not np.array_equal(record.prior_index, answer.prior_index[rows]):
-        return f"its {len(record)} priors are not the region that the labels give ({len(answer.prior_index[rows])})"
-    if not len(record):
-        return None
-    weight_error = float(np.abs(record.weight - answer.weight[rows]).max())
-    if weight_error > WEIGHT_TOLERANCE:
-        return f"its weights differ by {weight_error:.3g} from those that the labels give"
-    problem = None
-    for name, codec in tally.codecs.items():
-        teacher: torch.Tensor = getattr(answer, name)[rows].cpu()
-        error = float((torch.from_numpy(getattr(record, name)) - teacher).abs().max())
-        largest = float(teacher.abs().max())
-        tally.add(name, error, largest)
-        bound = codec.max_abs_error(largest) + repeat_tolerance(largest)
-        if not error <= bound and problem is None:
-            problem = f"{name} differ by {error:.4g} from the teacher's, bound {bound:.4g}"
-    return problem
+    logits = {name: getattr(answer, name)[rows].cpu().numpy() for name in tally.codecs}
+    teacher = TargetRecord(answer.prior_index[rows], answer.weight[rows], **logits)
+    compared = compare_record(record, teacher, tally.codecs)
+    for name, error in compared.error.items():
+        tally.add(name, error, compared.largest[name])
+    return compared.problem
 
 
 def show(report: Report, *, as_json: bool) -> None:
@@ -307,9 +292,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", help="the student's config; without it the store alone is checked")
     parser.add_argument("--cache", help="the store to check (default: the config's cache)")
-    parser.add_argument("--teacher", help="the teacher's config (default: the student config's teacher.config)")
-    parser.add_argument("--checkpoint", help="the teacher's weights (default: the student config's teacher.checkpoint)")
-    parser.add_argument("--device", help="where the teacher runs (default: cuda where there is one, else cpu)")
+    add_teacher_arguments(parser)
     parser.add_argument("--no-teacher", action="store_true", help="do not run the teacher")
     parser.add_argument("--sample", type=positive_int, default=8, help="views to choose for the teacher (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice (default: 0)")

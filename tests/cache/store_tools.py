@@ -11,11 +11,12 @@ import numpy as np
 from cache.layout import ERROR_COLUMNS
 from cache.manifest import make_manifest
 from cache.plan import Plan, PlannedPatch, make_plan
-from cache.quantize import LOGIT_FIELDS, ValueRange, choose_codecs
+from cache.quantize import CODED_FIELDS, ValueRange, choose_codecs, resolve_codec
 from cache.view import FLIPS
 from cache.writer import CacheWriter
 
 NUM_CLASSES, BOX_SHAPE, NUM_PRIORS = 3, (5, 9), 3024
+NO_ERROR = np.zeros(len(ERROR_COLUMNS))
 RANGES = {"cls_logits": ValueRange(-9.0, 2.0), "box_logits": ValueRange(-14.0, 0.0)}
 
 
@@ -41,7 +42,11 @@ def small_manifest(plan: Plan, preset: str = "default", **sections: Any) -> dict
         "numeric": {"threads": 1},
         "region": {"factor": 0.25, "topk": 9},
         "plan": plan.describe(),
-        "codec": {"preset": preset, **{name: codec.to_json() for name, codec in codecs.items()}},
+        "codec": {
+            "preset": preset,
+            "requested": resolve_codec(preset),
+            **{name: codec.to_json() for name, codec in codecs.items()},
+        },
     }
     return make_manifest(**(given | sections))
 
@@ -65,12 +70,12 @@ def block_fields(plan: Plan, block: int, preset: str = "default") -> dict[str, n
     """The rows of a block as the writer takes them."""
     fields = block_logits(plan, block)
     codecs = choose_codecs(preset, RANGES)
-    return fields | {name: codecs[name].encode(fields[name]).astype(codecs[name].dtype) for name in LOGIT_FIELDS}
+    return fields | {name: codecs[name].encode(fields[name]).astype(codecs[name].dtype) for name in CODED_FIELDS}
 
 
 def write_blocks(writer: CacheWriter, preset: str = "default") -> None:
     for block in writer.missing_blocks():
-        writer.write(block, block_fields(writer.plan, block, preset), np.zeros(len(ERROR_COLUMNS)))
+        writer.write(block, block_fields(writer.plan, block, preset), NO_ERROR)
 
 
 def write_store(path: Path, plan: Plan | None = None, preset: str = "default") -> Plan:

@@ -21,7 +21,7 @@ from tests.conftest import REPOSITORY
 PAGE = (REPOSITORY / "cache/FORMAT.md").read_text(encoding="utf-8")
 NAME = "example.zarr"
 # What the letters of the page's table stand for in the example.
-SIZES = {"P": 2, "W": 13, "V": 4, "L": 3, "B": 2, "R": 3, "C": 3, "D": 5, "K": 9, "E": 10, "N": 19, "r": 3, "v": 4}
+SIZES = {"P": 2, "W": 13, "V": 4, "L": 3, "B": 2, "R": 3, "C": 3, "D": 5, "K": 9, "E": 14, "N": 19, "r": 3, "v": 4}
 SIZES |= {"p": 2, "2": 2, "32": 32}
 
 
@@ -33,7 +33,7 @@ def write_example(path: Path) -> None:
         PlannedPatch("B__128__0___0", digests[2], digests[3], (128, 128), np.array([[0, 0, 0], [0, 0, 1]])),
     ]
     plan = make_plan(patches, ("none", "horizontal"), views_per_block=2)
-    with CacheWriter(path, small_manifest(plan), plan) as writer:
+    with CacheWriter(path, small_manifest(plan, "small"), plan) as writer:
         writer.write(0, example_rows([5, 2310, 7], [0.5, 0.25, 0.75]), np.zeros(len(ERROR_COLUMNS)))
         writer.write(1, example_rows([3000], [0.5]), np.zeros(len(ERROR_COLUMNS)))
 
@@ -44,7 +44,7 @@ def example_rows(prior_index: list[int], weight: list[float]) -> dict[str, np.nd
     peak = (rows[:, None] + np.arange(5)) % 9
     return {
         "prior_index": np.array(prior_index, dtype=np.uint32),
-        "weight": np.array(weight, dtype=np.float32),
+        "weight": np.array(weight, dtype=np.float16),
         "cls_logits": (40 * np.arange(3) + 7 * rows[:, None]).astype(np.uint8),
         "box_logits": (255 - 16 * np.abs(np.arange(9) - peak[..., None])).astype(np.uint8),
     }
@@ -68,7 +68,7 @@ def fenced(language: str) -> list[tuple[str, str]]:
 def table_rows(heading: str) -> list[list[str]]:
     """The cells of the first table after a heading, without back quotes."""
     text = PAGE.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+    lines = re.search(r"(^\|.*\n)+", text, flags=re.MULTILINE)[0].splitlines()
     return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
@@ -155,7 +155,7 @@ def test_the_code_of_the_page_runs(store: Path) -> None:
 def test_an_empty_block_commits_to_lengths_of_zero(tmp_path: Path) -> None:
     patch = PlannedPatch("A__128__0___0", bytes(32), bytes(32), (128, 128), np.zeros((1, 3), dtype=np.int64))
     plan = make_plan([patch], ("none",))
-    with CacheWriter(tmp_path / NAME, small_manifest(plan), plan) as writer:
+    with CacheWriter(tmp_path / NAME, small_manifest(plan, "small"), plan) as writer:
         writer.write(0, example_rows([], []), np.zeros(len(ERROR_COLUMNS)))
     objects = contents(tmp_path / NAME)
     assert not any(key.startswith(("prior_index/c", "weight/c", "cls_logits/c", "box_logits/c")) for key in objects)

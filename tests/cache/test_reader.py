@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from cache.layout import RECORD_FIELDS
+from cache.quantize import LOGIT_FIELDS
 from cache.reader import CacheReader, TargetRecord
 from cache.writer import CacheWriter
-from tests.cache.store_tools import block_fields, small_manifest, small_plan, write_store
+from tests.cache.store_tools import NO_ERROR, block_fields, small_manifest, small_plan, write_store
 from tests.conftest import REPOSITORY
 
 
@@ -57,14 +58,14 @@ def test_prefetching_an_unknown_view_is_refused(store: Path) -> None:
 
 
 def test_rows_that_equal_the_fill_value_are_rows(tmp_path: Path) -> None:
-    """Code 255 is the fill value and a legal code: a chunk of nothing else must be written all the same."""
+    """The largest code is the fill value and a legal code: a chunk of nothing else must be written all the same."""
     plan = small_plan()
     block = int(plan.rows_per_block.argmax())
     fields = block_fields(plan, block)
-    fields["cls_logits"][:] = 255
-    fields["box_logits"][:] = 255
+    for field in LOGIT_FIELDS:
+        fields[field][:] = np.iinfo(fields[field].dtype).max
     with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
-        writer.write(block, fields, np.zeros(10))
+        writer.write(block, fields, NO_ERROR)
     view = plan.view(int(plan.views_of_block(block)[-1]))
     record = CacheReader(tmp_path / "cache.zarr").read(view.patch_id, view.flip)
     assert len(record) > 0

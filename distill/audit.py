@@ -1,0 +1,179 @@
+"""Stored records against the teacher itself: for `make verify-cache`, and now and then during training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmrotate.registry import HOOKS
+from torch import Tensor, nn
+
+from cache.manifest import require_equal
+from cache.quantize import LOGIT_FIELDS, FieldCodec, subtract_row_max
+from cache.reader import CacheReader, TargetRecord
+from cache.view import View
+from distill.teacher import FrozenTeacher
+from distill.transforms import LoadTeacherTargets
+
+# A forward on another device or with other threads adds up in another order: this share of the largest logit is
+# allowed beside the codec's bound. A wrong teacher, view or row is off by thousands of times as much.
+REPEAT_TOLERANCE = 1e-4
+WEIGHT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A stored record beside the teacher's answer; problem is None where it lies within the bound.
+
+    error, largest: by field of logits, the largest difference and the teacher's largest magnitude.
+    """
+
+    problem: str | None
+    error: dict[str, float]
+    largest: dict[str, float]
+
+
+def repeat_tolerance(largest: float, share: float = REPEAT_TOLERANCE) -> float:
+    """How far two forwards of one teacher may differ where logits reach `largest`."""
+    return share * max(1.0, largest)
+
+
+def compare_record(
+    stored: TargetRecord, teacher: TargetRecord, codecs: Mapping[str, FieldCodec], tolerance: float = REPEAT_TOLERANCE
+) -> Comparison:
+    """What is wrong with a stored record: priors, weights, then logits beyond the codec's bound and the tolerance."""
+    if not np.array_equal(stored.prior_index, teacher.prior_index):
+        problem = f"its {len(stored)} priors are not the region that the labels give ({len(teacher)})"
+        return Comparison(problem, {}, {})
+    if not len(stored):
+        return Comparison(None, {}, {})
+    weight_error = float(np.abs(stored.weight - teacher.weight).max())
+    if not weight_error <= WEIGHT_TOLERANCE:
+        return Comparison(f"its weights differ by {weight_error:.3g} from those that the labels give", {}, {})
+    problem = None
+    error, largest = {}, {}
+    for field, codec in codecs.items():
+        ours, theirs = getattr(stored, field), getattr(teacher, field)
+        difference = np.abs(ours - theirs)
+        # A difference that is no number is the largest.
+        place = np.unravel_index(np.argmax(difference), difference.shape)
+        error[field], largest[field] = float(difference[place]), float(np.abs(theirs).max())
+        bound = codec.max_abs_error(largest[field]) + repeat_tolerance(largest[field], tolerance)
+        if not error[field] <= bound and problem is None:
+            problem = (
+                f"{field} differ by {error[field]:.4g} from the teacher's, bound {bound:.4g}: at prior "
+                f"{int(stored.prior_index[place[0]])} {float(ours[place]):.6g} is in the cache but "
+                f"{float(theirs[place]):.6g} is the teacher's"
+            )
+    return Comparison(problem, error, largest)
+
+
+@HOOKS.register_module()
+class TeacherAudit(Hook):
+    """Recompute one cached view of the batch with the real teacher, at the first step and then at every `interval`th.
+
+    A cached student that drifts from its teacher (changed weights, code, libraries, preprocessing) stops before it
+    learns from a wrong answer. Losses are those of a run without the audit. The teacher is in memory while it runs.
+
+    Args:
+        teacher: dict(config=file, checkpoint=file); the run's own `teacher` where it is None.
+        interval: training steps from one audit to the next.
+        tolerance: share of the largest logit by which two forwards may differ, beside the codec's bound.
+
+    Raises:
+        ValueError: at the start, the teacher is not the cache's; later, an answer beyond the bound, with both values.
+    """
+
+    def __init__(
+        self, teacher: dict[str, Any] | None = None, interval: int = 500, tolerance: float = REPEAT_TOLERANCE
+    ) -> None:
+        if interval < 1:
+            raise ValueError(f"TeacherAudit.interval is {interval}; at least 1 step is needed")
+        self.interval = interval
+        self.tolerance = tolerance
+        self._source = teacher
+        self._started = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Load the teacher and compare it with the cache's manifest."""
+        cache = CacheReader(_cache_of(runner))
+        source = self._source or runner.cfg.get("teacher")
+        if not source:
+            raise ValueError(
+                "TeacherAudit has no teacher: the config has none either. Give the hook "
+                "teacher=dict(config=<file>, checkpoint=<file>)"
+            )
+        # Building draws initial weights; training must draw what it would draw without the audit.
+        with torch.random.fork_rng(devices=[]):
+            self.teacher = FrozenTeacher.load(**source, classes=list(cache.manifest["head"]["classes"]))
+        require_equal(
+            {"teacher": self.teacher.describe()},
+            cache.manifest,
+            place=f"cache {cache.path}",
+            cure="Give the audit the teacher of the cache, or capture a new cache",
+            sections=("teacher",),
+        )
+        self.codecs = {field: FieldCodec.from_json(cache.manifest["codec"][field]) for field in LOGIT_FIELDS}
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
+        """Audit where it is time."""
+        if self._started and runner.iter % self.interval:
+            return
+        self._started = True
+        samples = data_batch["data_samples"]
+        position = _next_view_with_rows(samples, start=runner.iter // self.interval)
+        if position is None:
+            runner.logger.info(f"teacher audit at step {runner.iter + 1}: no view of the batch has a row")
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        sample = samples[position]
+        compared = self.audit(model.data_preprocessor, data_batch["inputs"][position], sample)
+        view = View(sample.img_id, sample.metainfo.get("flip_direction") or "none")
+        if compared.problem:
+            raise ValueError(
+                f"teacher audit at step {runner.iter + 1}: view {view}: {compared.problem}. "
+                "Run make verify-cache; where teacher, code or libraries have changed, capture a new cache"
+            )
+        errors = ", ".join(f"{field} {error:.4g}" for field, error in compared.error.items())
+        runner.logger.info(f"teacher audit at step {runner.iter + 1}: view {view} is the teacher's; error: {errors}")
+
+    def audit(self, preprocessor: nn.Module, image: Tensor, sample: DetDataSample) -> Comparison:
+        """The targets of one sample beside the teacher's answer to its image (3, H, W) uint8."""
+        targets = sample.teacher_targets
+        # Alone, as a batch of one: the other views of the batch do not matter.
+        inputs = preprocessor({"inputs": [image], "data_samples": None})["inputs"]
+        maps = self.teacher.to(inputs.device).forward(inputs)
+        prior_index = targets.prior_index.to(inputs.device)
+        _, cls_logits, box_logits = self.teacher.head.gather(*maps, torch.zeros_like(prior_index), prior_index)
+        index, weight = targets.prior_index.cpu().numpy(), targets.weight.cpu().numpy()
+        stored = TargetRecord(index, weight, targets.cls_logits.cpu().numpy(), targets.box_logits.cpu().numpy())
+        answer = TargetRecord(index, weight, cls_logits.cpu().numpy(), subtract_row_max(box_logits).cpu().numpy())
+        return compare_record(stored, answer, self.codecs, self.tolerance)
+
+
+def _cache_of(runner: Runner) -> str:
+    """The store that the training pipeline reads."""
+    pipeline = getattr(runner.train_dataloader.dataset, "pipeline", None)
+    for transform in getattr(pipeline, "transforms", ()):
+        if isinstance(transform, LoadTeacherTargets) and transform.cache is not None:
+            return transform.cache
+    raise ValueError(
+        "TeacherAudit compares a cache with its teacher, but the training pipeline reads none. Remove the hook, or "
+        "train with make distill"
+    )
+
+
+def _next_view_with_rows(samples: Sequence[DetDataSample], start: int) -> int | None:
+    """Position of the first sample with rows, from `start` on and around; None where there is none."""
+    for step in range(len(samples)):
+        position = (start + step) % len(samples)
+        if len(samples[position].teacher_targets.prior_index):
+            return position
+    return None

@@ -1,0 +1,256 @@
+"""The probe: a short run of the teacher on some views that tells value ranges, bytes and seconds of a whole capture."""
+
+from __future__ import annotations
+
+import pipelines.openmmlab  # noqa: F401  isort: skip
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.manifest import make_manifest
+from cache.plan import Plan, PlannedPatch, make_plan
+from cache.quantize import LOGIT_FIELDS, FieldCodec, ValueRange, choose_codecs
+from cache.view import FLIPS
+from cache.writer import CacheWriter
+from pipelines.capture import Capture, PatchLogits
+from pipelines.command import progress
+
+# Seed of the sample; the codec's steps depend on it.
+PROBE_SEED = 0
+PROBE_VIEWS = 32
+# A stored commit: 32 bytes, with the frames of zstd and the checksum.
+COMMIT_BYTES = 45
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the probe saw, and what it makes of it.
+
+    codecs: fixed from the ranges, for every block to come.
+    bytes: predicted size of the whole cache.
+    seconds: predicted time of its capture, without planning and probing.
+    teacher_seconds: of a view, the teacher's forward pass alone: what a live teacher costs every training step.
+    """
+
+    views: int
+    rows: int
+    ranges: Mapping[str, ValueRange]
+    codecs: Mapping[str, FieldCodec]
+    bytes: float
+    bytes_per_row: float
+    seconds: float
+    teacher_seconds: float
+
+    def figures(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "views": self.views,
+            "rows": self.rows,
+            "ranges": {field: [seen.low, seen.high] for field, seen in self.ranges.items()},
+            "codecs": {field: codec.to_json() for field, codec in self.codecs.items()},
+            "bytes": round(self.bytes),
+            "bytes_per_row": self.bytes_per_row,
+            "seconds": self.seconds,
+            "teacher_seconds_per_view": self.teacher_seconds,
+        }
+
+
+@dataclass(frozen=True)
+class _PatchCost:
+    """What one probed patch has cost: waiting for and asking the teacher, quantising, writing."""
+
+    patch: int
+    rows: int
+    asking: float
+    encoding: float
+    writing: float
+    bytes: int
+
+
+def run_probe(capture: Capture, codec: str | Mapping[str, str | float], manifest: Mapping[str, Any]) -> Probe:
+    """Ask the teacher about a seeded sample of patches, and store the answers in a temporary cache.
+
+    Args:
+        capture: over the plan whose cost is wanted.
+        codec: as `choose_codecs` takes it.
+        manifest: head and other sections for the temporary cache.
+
+    Raises:
+        ValueError: logits that are not finite, or an unusable codec.
+    """
+    plan = capture.plan
+    sample = choose_patches(plan, max(1, PROBE_VIEWS // len(capture.views.flips)))
+    answers, asking = _ask(capture, sample)
+    ranges = value_ranges(answers)
+    codecs = choose_codecs(codec, ranges)
+    codec_section = {"preset": "probe", **{field: codec.to_json() for field, codec in codecs.items()}}
+    sections = {**manifest, "codec": codec_section}
+    with tempfile.TemporaryDirectory() as folder:
+        costs = _store(Path(folder) / "rows.zarr", capture, answers, asking, codecs, sections)
+        empty = _empty_bytes(Path(folder) / "empty.zarr", plan, sections)
+    rates = [cost.bytes / cost.rows for cost in costs if cost.rows]
+    # Each stratum holds the same rows, so its patch counts as much as any other.
+    size = float(np.mean(rates)) * plan.num_rows + empty
+    return Probe(
+        views=len(sample) * len(capture.views.flips),
+        rows=sum(cost.rows for cost in costs),
+        ranges=ranges,
+        codecs=codecs,
+        bytes=size,
+        bytes_per_row=size / max(1, plan.num_rows),
+        seconds=_predicted_seconds(plan, costs, overlapped=capture.teacher.device.type != "cpu"),
+        teacher_seconds=float(np.mean([answer.seconds for answer in answers])) / len(capture.views.flips),
+    )
+
+
+def _ask(capture: Capture, sample: Sequence[int]) -> tuple[list[PatchLogits], list[float]]:
+    """The teacher's answers for the sample, and the seconds that each took, loading included."""
+    # The first batch waits for loaders and warms the device up: it is asked and forgotten.
+    batches = [[sample[0]], *capture.batches(sample)]
+    stream = capture.logits(batches)
+    next(stream)
+    answers, asking = [], []
+    with progress("probe", len(sample), "patches") as advance:
+        for batch in batches[1:]:
+            began = time.perf_counter()
+            answers += [next(stream) for _ in batch]
+            asking += [(time.perf_counter() - began) / len(batch)] * len(batch)
+            advance(len(batch))
+    return answers, asking
+
+
+def choose_patches(plan: Plan, count: int) -> list[int]:
+    """A seeded sample of patches, one from each of `count` strata that hold equal shares of the rows.
+
+    Dense patches are few but make most of the bytes.
+    """
+    rows = _rows_per_patch(plan)
+    order = np.argsort(rows, kind="stable")
+    strata = _strata(rows, order, min(count, len(rows)))
+    random = np.random.default_rng(PROBE_SEED)
+    return [int(random.choice(stratum)) for stratum in strata]
+
+
+def _strata(rows: np.ndarray, order: np.ndarray, count: int) -> list[np.ndarray]:
+    """`count` runs of the sorted patches, none empty, with about equal rows."""
+    filled = np.cumsum(rows[order] + 1e-9)
+    ends = np.searchsorted(filled, filled[-1] * np.arange(1, count) / count) + 1
+    # None empty: every run keeps a patch for each run after it.
+    places = np.arange(1, count)
+    ends = np.minimum(np.maximum.accumulate(np.maximum(ends, places)), len(order) - count + places)
+    ends = np.maximum.accumulate(ends - places) + places
+    return np.split(order, ends)
+
+
+def value_ranges(answers: Sequence[PatchLogits]) -> dict[str, ValueRange]:
+    """Smallest and largest logit of every field.
+
+    Raises:
+        ValueError: no row at all, or a value that is not finite.
+    """
+    ranges = {}
+    for field in LOGIT_FIELDS:
+        values = [getattr(answer, field) for answer in answers if len(answer.prior_index)]
+        low = min((float(value.min()) for value in values), default=np.inf)
+        high = max((float(value.max()) for value in values), default=-np.inf)
+        if not np.isfinite([low, high]).all():
+            raise ValueError(
+                f"the teacher's {field} are not finite in the probe (from {low} to {high}). Check its checkpoint"
+            )
+        ranges[field] = ValueRange(low, high)
+    return ranges
+
+
+def _store(
+    path: Path,
+    capture: Capture,
+    answers: Sequence[PatchLogits],
+    asking: Sequence[float],
+    codecs: Mapping[str, FieldCodec],
+    sections: Mapping[str, Any],
+) -> list[_PatchCost]:
+    """Write the answers into a cache of their own, a block each."""
+    plan = _plan_of_patches(capture.plan, [answer.patch for answer in answers])
+    manifest = make_manifest(**{**sections, "plan": plan.describe()})
+    by_id = {capture.plan.patch_ids[answer.patch]: position for position, answer in enumerate(answers)}
+    costs = []
+    with CacheWriter(path, manifest, plan) as writer:
+        for block in writer.missing_blocks():
+            (view, *_) = plan.views_of_block(block)
+            position = by_id[plan.view(int(view)).patch_id]
+            started = time.perf_counter()
+            targets = capture.encode(block, [answers[position]], dict(codecs))
+            encoded = time.perf_counter()
+            size = writer.write(block, targets.fields, targets.error)
+            written = time.perf_counter()
+            costs.append(
+                _PatchCost(
+                    patch=answers[position].patch,
+                    rows=len(targets.fields["prior_index"]),
+                    asking=asking[position],
+                    encoding=encoded - started,
+                    writing=written - encoded,
+                    bytes=size,
+                )
+            )
+    return costs
+
+
+def _plan_of_patches(plan: Plan, patches: Sequence[int]) -> Plan:
+    """The plan of a cache of some patches alone, a block each."""
+    codes = sorted(set(plan.view_flip.tolist()))
+    counts = plan.level_counts.reshape(len(plan.patch_ids), len(codes), -1)
+    planned = [
+        PlannedPatch(
+            patch_id=plan.patch_ids[patch],
+            image_sha256=plan.image_sha256[patch].tobytes(),
+            label_sha256=plan.label_sha256[patch].tobytes(),
+            shape=tuple(plan.patch_shape[patch].tolist()),
+            level_counts=counts[patch],
+        )
+        for patch in patches
+    ]
+    return make_plan(planned, [FLIPS[code] for code in codes], views_per_block=len(codes))
+
+
+def _empty_bytes(path: Path, plan: Plan, sections: Mapping[str, Any]) -> int:
+    """Size of the cache without its records: metadata, plan and commits."""
+    with CacheWriter(path, make_manifest(**{**sections, "plan": plan.describe()}), plan):
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) + COMMIT_BYTES * plan.num_blocks
+
+
+def _predicted_seconds(plan: Plan, costs: Sequence[_PatchCost], *, overlapped: bool) -> float:
+    """Seconds of all patches, each a fixed part and one that grows with its rows.
+
+    The writer works beside the teacher. On a CPU both want the same cores, so their times add up; a device does not
+    mind, and the slower of the two decides.
+    """
+    rows = np.asarray([cost.rows for cost in costs], dtype=np.float64)
+    every = _rows_per_patch(plan)
+    compute = _extrapolate(rows, np.asarray([cost.asking + cost.encoding for cost in costs]), every)
+    writing = _extrapolate(rows, np.asarray([cost.writing for cost in costs]), every)
+    return max(compute, writing) if overlapped else compute + writing
+
+
+def _extrapolate(rows: np.ndarray, seconds: np.ndarray, every: np.ndarray) -> float:
+    """Sum over all patches of the line through the probed ones; neither of its two parts is negative."""
+    if np.ptp(rows) > 0:
+        slope, fixed = np.polyfit(rows, seconds, 1)
+        if slope < 0:
+            slope, fixed = 0.0, seconds.mean()
+        elif fixed < 0:
+            slope, fixed = seconds.sum() / rows.sum(), 0.0
+    else:
+        slope, fixed = 0.0, seconds.mean()
+    return float(fixed * len(every) + slope * every.sum())
+
+
+def _rows_per_patch(plan: Plan) -> np.ndarray:
+    """(P,) rows of all views of a patch."""
+    return np.bincount(plan.view_patch, weights=plan.rows_per_view, minlength=len(plan.patch_ids))
