@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,37 +48,60 @@ def make_manifest(
     return dict(json.loads(json.dumps(manifest, allow_nan=False)))
 
 
-def first_difference(wanted: Any, stored: Any, field: str = "") -> tuple[str, Any, Any] | None:
-    """(field, wanted value, stored value) of the first difference in key order; None where they are equal."""
+def differences(wanted: Any, stored: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(field, wanted value, stored value) of every difference, in key order."""
     if isinstance(wanted, Mapping) and isinstance(stored, Mapping):
         for key in sorted({*wanted, *stored}):
             inner = f"{field}.{key}" if field else str(key)
-            if key not in wanted or key not in stored:
-                return inner, wanted.get(key, "(absent)"), stored.get(key, "(absent)")
-            difference = first_difference(wanted[key], stored[key], inner)
-            if difference is not None:
-                return difference
-        return None
-    if isinstance(wanted, list) and isinstance(stored, list) and len(wanted) == len(stored):
+            if key in wanted and key in stored:
+                yield from differences(wanted[key], stored[key], inner)
+            else:
+                yield inner, wanted.get(key, "(absent)"), stored.get(key, "(absent)")
+    elif isinstance(wanted, list) and isinstance(stored, list) and len(wanted) == len(stored):
         for index, (left, right) in enumerate(zip(wanted, stored, strict=True)):
-            difference = first_difference(left, right, f"{field}[{index}]")
-            if difference is not None:
-                return difference
-        return None
-    return None if wanted == stored else (field, wanted, stored)
+            yield from differences(left, right, f"{field}[{index}]")
+    elif wanted != stored:
+        yield field, wanted, stored
 
 
-def require_equal(wanted: Manifest, stored: Manifest, *, place: str, cure: str, sections: Sequence[str]) -> None:
+def first_difference(wanted: Any, stored: Any, field: str = "") -> tuple[str, Any, Any] | None:
+    """The first of `differences`; None where the two are equal."""
+    return next(differences(wanted, stored, field), None)
+
+
+def require_equal(
+    wanted: Manifest,
+    stored: Manifest,
+    *,
+    place: str,
+    cure: str,
+    sections: Sequence[str],
+    allowed: Sequence[str] = (),
+) -> list[str]:
     """Refuse a cache that differs from what is wanted in one of the named sections.
+
+    Args:
+        allowed: fields that may differ, with all below them.
+
+    Returns:
+        What differs all the same, one text each.
 
     Raises:
         ManifestMismatch: naming field, both values and the cure.
     """
+    tolerated = []
     for section in sections:
-        difference = first_difference(wanted.get(section), stored.get(section), section)
-        if difference is not None:
-            field, ours, theirs = difference
-            raise ManifestMismatch(f"{place}: {field} is {_short(theirs)} in the cache but {_short(ours)} here. {cure}")
+        for field, ours, theirs in differences(wanted.get(section), stored.get(section), section):
+            text = f"{place}: {field} is {_short(theirs)} in the cache but {_short(ours)} here"
+            if not is_allowed(field, allowed):
+                raise ManifestMismatch(f"{text}. {cure}")
+            tolerated.append(text)
+    return tolerated
+
+
+def is_allowed(field: str, allowed: Sequence[str]) -> bool:
+    """Whether a field, or one that it is part of, is among those allowed to differ."""
+    return any(field == name or field.startswith((f"{name}.", f"{name}[")) for name in allowed)
 
 
 def fingerprint(manifest: Manifest) -> str:

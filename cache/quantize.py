@@ -206,4 +206,6 @@ def _uniform_codec(field: str, step: float, probed: ValueRange) -> FieldCodec:
     largest = _LARGEST_CODE[dtype]
     if hard_top:
         return FieldCodec(dtype, step, -largest * step)
-    return FieldCodec(dtype, step, math.floor((low + high - largest * step) / 2 / step) * step)
+    # The middle of the range gets a code in the middle of 256 that share their upper byte: it compresses to nothing.
+    middle_code = (largest + 1) // 2 + (0 if dtype == "uint8" else 128)
+    return FieldCodec(dtype, step, (round((low + high) / 2 / step) - middle_code) * step)

@@ -14,8 +14,10 @@ from mmdet.datasets.transforms import PackDetInputs, RandomFlip
 from mmengine.structures import InstanceData
 from mmrotate.registry import TRANSFORMS
 
-from cache.reader import CacheReader
+from cache.reader import CacheReader, TargetRecord
+from cache.verify import grid_of
 from cache.view import FLIPS
+from distill.region import box_region
 
 # Transforms whose output depends on the patch alone; any other makes the set of views unknown.
 DETERMINISTIC = frozenset(
@@ -108,10 +110,14 @@ class LoadTeacherTargets(BaseTransform):
 
     Args:
         cache: path of the store; `make distill` fills it in from the config's `cache`.
+        region: rule (see `box_region`) of a student that learns on a part of the stored region; all of it where None.
+        check_image: compare the digest of the image file.
     """
 
-    def __init__(self, cache: str | None = None) -> None:
+    def __init__(self, cache: str | None = None, region: dict | None = None, check_image: bool = True) -> None:
         self.cache = cache
+        self.region = region
+        self.check_image = check_image
         self._reader: CacheReader | None = None
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -120,9 +126,26 @@ class LoadTeacherTargets(BaseTransform):
         if self._reader is None:
             self._reader = CacheReader(self.cache)
         patch_id, flip = results["img_id"], results.get("flip_direction") or "none"
-        self._reader.require_image(patch_id, results["img_sha256"])
-        results["teacher_targets"] = self._reader.read(patch_id, flip)
+        if self.check_image:
+            self._reader.require_image(patch_id, results["img_sha256"])
+        record = self._reader.read(patch_id, flip)
+        if self.region is not None:
+            record = self._part_of(record, results)
+        results["teacher_targets"] = record
         return results
+
+    def _part_of(self, record: TargetRecord, results: dict[str, Any]) -> TargetRecord:
+        """The rows of this student's own region, with its weights."""
+        grid = grid_of(self._reader.manifest, results["img_shape"])
+        prior_index, weight = box_region(results["gt_bboxes"].tensor.numpy(), grid, **self.region)
+        rows = np.searchsorted(record.prior_index, prior_index)
+        inside = np.append(record.prior_index, -1)[rows] == prior_index
+        if not inside.all():
+            raise ValueError(
+                f"cache {self.cache}, patch {results['img_id']}: prior {prior_index[~inside][0]} of the student's "
+                f"region {self.region} is not stored. Capture a cache with that region"
+            )
+        return TargetRecord(prior_index, weight, record.cls_logits[rows], record.box_logits[rows])
 
 
 @TRANSFORMS.register_module()

@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> None:
     requested = resolve_codec(config.codec)
     path = Path(arguments.cache or config.cache)
     teacher = load_teacher(config, arguments)
-    plan = plan_views(config, arguments.workers)
+    plan = plan_views(config, arguments.workers, arguments.views_per_block)
     if not arguments.json:
         print_plan(plan_figures(plan, config))
     capture = Capture(

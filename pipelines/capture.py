@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmcv.ops import box_iou_rotated
 from mmengine.config import Config
 from mmrotate.registry import MODELS
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cache.grid import AnchorGrid
 from cache.layout import ERROR_COLUMNS, ERROR_TEMPERATURES
-from cache.plan import Plan
+from cache.plan import VIEWS_PER_BLOCK, Plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec, subtract_row_max
 from cache.view import FLIPS
 from distill.region import box_region
@@ -32,6 +31,8 @@ from pipelines.experiment import describe_student, training_set, view_pipeline
 
 # What the teacher may compute in: float32, or autocast to one of the others.
 DTYPES = ("float32", "bfloat16", "float16")
+# Rows of a block, evenly spaced, whose boxes are compared: rotated IoU costs microseconds a pair on a CPU.
+BOX_CHANGE_ROWS = 65536
 
 
 @dataclass(frozen=True)
@@ -186,16 +187,17 @@ class Capture:
         for field in LOGIT_FIELDS:
             logits = torch.cat([getattr(answer, field) for answer in answers])
             fields[field] = codecs[field].encode(logits).to(getattr(torch, codecs[field].dtype)).cpu().numpy()
-            if len(logits):
+            if len(logits) and codecs[field].dtype != "float32":
                 decoded[field] = torch.from_numpy(codecs[field].decode(fields[field])).to(logits.device)
                 error |= measure_error(logits, decoded[field], field.removesuffix("_logits"))
-        if len(prior_index):
-            priors = np.concatenate([self._priors(answer) for answer in answers])
-            head = self.teacher.head
-            boxes = [
-                head.expected_boxes(torch.from_numpy(priors).to(logits.device), box) for box in (logits, decoded[field])
-            ]
-            error |= measure_box_change(*boxes)
+        if len(prior_index) and codecs["box_logits"].dtype != "float32":
+            rows = np.linspace(0, len(prior_index) - 1, min(len(prior_index), BOX_CHANGE_ROWS)).astype(np.int64)
+            priors = np.concatenate([self._priors(answer) for answer in answers])[rows]
+            before, after = (
+                self.teacher.head.expected_boxes(torch.from_numpy(priors).to(values.device), values[rows])
+                for values in (logits, decoded["box_logits"])
+            )
+            error |= measure_box_change(before, after)
         return BlockTargets(block, fields, np.asarray([error[column] for column in ERROR_COLUMNS]))
 
     def _priors(self, answer: PatchLogits) -> np.ndarray:
@@ -262,12 +264,20 @@ def require_weights(codec: FieldCodec, weight: np.ndarray, where: str) -> None:
 
 def measure_error(logits: Tensor, decoded: Tensor, name: str) -> dict[str, float]:
     """Largest absolute error, and mean KL(teacher || stored) of a softmax row in nats by temperature."""
-    measured = {f"{name}_max_abs_error": float((logits - decoded).abs().max())}
+    error = (logits - decoded).double()
+    measured = {f"{name}_max_abs_error": float(error.abs().max())}
+    # Exponentials cost more than all the rest: those of lower temperatures are powers of the first.
+    tenth = {}
+    for whose, values in (("teacher", logits), ("stored", decoded)):
+        tenth[whose] = subtract_row_max(values).double().div_(10).exp_()
+    shift = decoded.amax(dim=-1).double() - logits.amax(dim=-1).double()
     for temperature in ERROR_TEMPERATURES:
-        teacher = F.log_softmax(logits.double() / temperature, dim=-1)
-        stored = F.log_softmax(decoded.double() / temperature, dim=-1)
-        divergence = (teacher.exp() * (teacher - stored)).sum(dim=-1)
-        measured[f"{name}_mean_kl_t{int(temperature)}"] = float(divergence.mean().clamp(min=0))
+        teacher, stored = (values ** (10 / temperature) for values in tenth.values())
+        weight = teacher.sum(dim=-1)
+        # log(sum of exp(stored)) - log(sum of exp(teacher)), with the maxima that were subtracted.
+        log_ratio = (stored.sum(dim=-1) / weight).log() + shift / temperature
+        divergence = (teacher * error).sum(dim=-1) / weight / temperature + log_ratio
+        measured[f"{name}_mean_kl_t{int(temperature)}"] = max(0.0, float(divergence.mean()))
     return measured
 
 
@@ -306,6 +316,12 @@ def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
     """How the teacher runs; the manifest states it, for the bytes depend on it."""
     parser.add_argument(
         "--patches-per-batch", type=positive_int, default=1, help="patches, with all their views, at once (default: 1)"
+    )
+    parser.add_argument(
+        "--views-per-block",
+        type=positive_int,
+        default=VIEWS_PER_BLOCK,
+        help=f"views that are written and committed together (default: {VIEWS_PER_BLOCK})",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what the teacher computes in")
 

@@ -9,19 +9,23 @@ import pipelines.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
-from cache.manifest import ManifestMismatch, require_equal
+from cache.manifest import ManifestMismatch, is_allowed, require_equal
 from cache.reader import CacheReader
-from pipelines.command import run_command
+from pipelines.command import run_command, warn
 from pipelines.experiment import describe_student, require_keys, training_set
 from pipelines.plan import label_digest
 from pipelines.train import add_training_arguments, prepare, require_training_images, train
 
 # What a student and its cache must share; the teacher, codec and numeric mode are the cache's own.
 SHARED_SECTIONS = ("head", "views", "preprocessing", "region")
+# What a user may allow to differ all the same: the run's record says so. Another head could not read the targets.
+ALLOWABLE = ("views.flip_offset", "preprocessing", "region", "label_sha256", "image_sha256")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -29,6 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
     config = prepare(arguments)
     require_keys(config, ("region", "classes", "cache"), arguments.config)
     config.cache = arguments.cache or config.cache
+    config.allow = list(arguments.allow)
     point_to_cache(config)
     require_training_images(config)
     require_matching_cache(config, CacheReader(config.cache))
@@ -37,39 +42,79 @@ def main(arguments: argparse.Namespace) -> None:
 
 def point_to_cache(config: Config) -> None:
     """Let the training pipeline read the store that the config's `cache` names."""
+    targets_step(config)["cache"] = str(config.cache)
+
+
+def targets_step(config: Config) -> dict[str, Any]:
+    """The transform of the training pipeline that loads the teacher's targets."""
     steps = [step for step in config.train_dataloader.dataset.pipeline if step["type"] == "LoadTeacherTargets"]
     if len(steps) != 1:
         raise ValueError(f"the training pipeline has {len(steps)} LoadTeacherTargets, one is needed (configs/distill)")
-    steps[0]["cache"] = str(config.cache)
+    return steps[0]
 
 
 def require_matching_cache(config: Config, reader: CacheReader) -> None:
     """Refuse an incomplete or foreign cache before the first step.
 
-    Image bytes are compared later, by the loader that reads them anyway.
+    A student may read a part of its cache: fewer flips, fewer patches, or a region inside the stored one, which the
+    loader then picks. Fields of `config.allow` may differ; what does is put into `config.overrides`. Image bytes are
+    compared later, by the loader that reads them anyway.
 
     Raises:
         ValueError: naming the field, both values and the cure.
     """
+    allowed = require_allowable(config.get("allow", ()))
     cure = f"Change the config, or capture a cache for it: make cache-teacher CACHE=<new path>, not {reader.path}."
     student = describe_student(config)
-    stored_flips = reader.manifest["views"]["flips"]
-    if set(student["views"]["flips"]) < set(stored_flips):
-        # A student that draws fewer flips reads a part of the cache.
-        student["views"]["flips"] = stored_flips
-    require_equal(student, reader.manifest, place=f"cache {reader.path}", cure=cure, sections=SHARED_SECTIONS)
+    stored = reader.manifest
+    if set(student["views"]["flips"]) < set(stored["views"]["flips"]):
+        student["views"]["flips"] = stored["views"]["flips"]
+    if is_inside(student["region"], stored["region"]) and "region" not in allowed:
+        targets_step(config)["region"] = dict(config.region)
+        student["region"] = stored["region"]
+    place = f"cache {reader.path}"
+    overrides = require_equal(student, stored, place=place, cure=cure, sections=SHARED_SECTIONS, allowed=allowed)
     reader.require_complete()
     dataset = training_set(config, [])
     labels = {info["img_id"]: info["label_path"] for info in map(dataset.get_data_info, range(len(dataset)))}
-    require_same_patches(reader, labels)
+    overrides += require_same_patches(reader, labels, allowed)
+    if "image_sha256" in allowed:
+        targets_step(config)["check_image"] = False
+        overrides.append(f"{place}: image_sha256 is not compared")
+    for override in overrides:
+        warn(f"{override}; allowed by --allow")
+    config.overrides = overrides
 
 
-def require_same_patches(reader: CacheReader, labels: dict[str, str]) -> None:
+def require_allowable(allowed: Sequence[str]) -> list[str]:
+    """The fields that a user allows to differ.
+
+    Raises:
+        ValueError: a field that cannot be allowed.
+    """
+    for field in allowed:
+        if not is_allowed(field, ALLOWABLE):
+            raise ValueError(f"--allow {field}: only {', '.join(ALLOWABLE)}, or a field inside them, may differ")
+    return list(allowed)
+
+
+def is_inside(student: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+    """Whether a region rule picks fewer priors than another: same rule, higher threshold."""
+    same = {key: value for key, value in stored.items() if key != "factor"}
+    return same == {key: value for key, value in student.items() if key != "factor"} and (
+        student["factor"] > stored["factor"]
+    )
+
+
+def require_same_patches(reader: CacheReader, labels: dict[str, str], allowed: Sequence[str] = ()) -> list[str]:
     """Every training patch is in the cache, with the labels that its region was planned from.
+
+    Returns what differs all the same where `label_sha256` is allowed.
 
     Raises:
         ManifestMismatch: naming the first patch that differs.
     """
+    tolerated = []
     stored = dict(zip(reader.plan.patch_ids, reader.plan.label_sha256, strict=True))
     for patch_id, path in sorted(labels.items()):
         if patch_id not in stored:
@@ -79,10 +124,14 @@ def require_same_patches(reader: CacheReader, labels: dict[str, str]) -> None:
             )
         found = label_digest(path)
         if stored[patch_id].tobytes() != found:
-            raise ManifestMismatch(
+            text = (
                 f"cache {reader.path}: label_sha256 of patch {patch_id} is {stored[patch_id].tobytes().hex()[:16]}… "
-                f"in the cache but {found.hex()[:16]}… in {Path(path)}. Restore the label file, or capture a new cache"
+                f"in the cache but {found.hex()[:16]}… in {Path(path)}"
             )
+            if "label_sha256" not in allowed:
+                raise ManifestMismatch(f"{text}. Restore the label file, or capture a new cache")
+            tolerated.append(text)
+    return tolerated
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -93,6 +142,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_training_arguments(parser)
     parser.add_argument("--cache", help="the teacher cache (default: the config's cache)")
+    parser.add_argument(
+        "--allow", nargs="+", default=(), metavar="FIELD", help=f"train although these differ: {', '.join(ALLOWABLE)}"
+    )
     return parser
 
 

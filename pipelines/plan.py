@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from cache.plan import Plan, PlannedPatch, make_plan
+from cache.plan import VIEWS_PER_BLOCK, Plan, PlannedPatch, make_plan
 from cache.quantize import FLOATS, PRESETS, FieldCodec
 from cache.view import FLIPS
 from distill.region import box_region
@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> None:
     with_teacher = arguments.probe or arguments.checkpoint is not None
     require_keys(config, ("region", "classes", *(("codec", "teacher") if with_teacher else ())), arguments.config)
     teacher = load_teacher(config, arguments) if with_teacher else None
-    plan = plan_views(config, arguments.workers)
+    plan = plan_views(config, arguments.workers, arguments.views_per_block)
     figures = plan_figures(plan, config)
     if not arguments.json:
         print_plan(figures)
@@ -69,7 +69,7 @@ def main(arguments: argparse.Namespace) -> None:
         print(json.dumps(figures, indent=2))
 
 
-def plan_views(config: Config, workers: int) -> Plan:
+def plan_views(config: Config, workers: int, views_per_block: int = VIEWS_PER_BLOCK) -> Plan:
     """Search the regions of every view of the student's training set."""
     patches = PlannedPatches(config)
     flips = patches.flips
@@ -79,7 +79,7 @@ def plan_views(config: Config, workers: int) -> Plan:
         for patch in loader:
             planned.append(patch)
             advance(1)
-    return make_plan(planned, flips)
+    return make_plan(planned, flips, views_per_block=views_per_block)
 
 
 class PlannedPatches(Dataset):

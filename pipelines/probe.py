@@ -42,7 +42,7 @@ class Probe:
     rows: int
     ranges: Mapping[str, ValueRange]
     codecs: Mapping[str, FieldCodec]
-    bytes: float
+    bytes: int
     bytes_per_row: float
     seconds: float
     teacher_seconds: float
@@ -54,7 +54,7 @@ class Probe:
             "rows": self.rows,
             "ranges": {field: [seen.low, seen.high] for field, seen in self.ranges.items()},
             "codecs": {field: codec.to_json() for field, codec in self.codecs.items()},
-            "bytes": round(self.bytes),
+            "bytes": self.bytes,
             "bytes_per_row": self.bytes_per_row,
             "seconds": self.seconds,
             "teacher_seconds_per_view": self.teacher_seconds,
@@ -102,7 +102,7 @@ def run_probe(capture: Capture, codec: str | Mapping[str, str | float], manifest
         rows=sum(cost.rows for cost in costs),
         ranges=ranges,
         codecs=codecs,
-        bytes=size,
+        bytes=round(size),
         bytes_per_row=size / max(1, plan.num_rows),
         seconds=_predicted_seconds(plan, costs, overlapped=capture.teacher.device.type != "cpu"),
         teacher_seconds=float(np.mean([answer.seconds for answer in answers])) / len(capture.views.flips),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,7 +98,19 @@ def test_an_interrupted_capture_goes_on(copy: Project) -> None:
 
 DISTILL_REFUSALS = [
     pytest.param(["cache=absent.zarr"], "absent.zarr does not exist.*make cache-teacher", id="no-cache"),
-    pytest.param(["region.factor=0.5"], "region.factor is 0.25 in the cache but 0.5 here", id="region"),
+    pytest.param(["region.factor=0.2"], "region.factor is 0.25 in the cache but 0.2 here", id="larger-region"),
+    pytest.param(["region.topk=5", "region.factor=0.5"], "region.factor is 0.25 in the", id="region-rule"),
+    pytest.param(["region.box_form=hbb"], 'region.box_form is "legacy_oc" in the cache but "hbb"', id="region-boxes"),
+    pytest.param(
+        ["model.bbox_head.bbox_coder.angle_version=le90"],
+        'head.coder_angle is "oc" in the cache but "le90" here',
+        id="angle-convention",
+    ),
+    pytest.param(
+        ["model.bbox_head.anchor_generator.angle_version=le135"],
+        'head.anchor_angle is null in the cache but "le135" here',
+        id="anchor-angle",
+    ),
     pytest.param(["model.bbox_head.reg_max=16"], "head.num_bins is 9 in the cache but 17 here", id="bins"),
     pytest.param(
         ["model.bbox_head.angle_range=[-3.0,3.0]"],
@@ -151,6 +164,111 @@ def expect_refusal(capfd, status: int, message: str) -> None:
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_more_flips_than_were_captured_are_refused(copy: Project, capfd) -> None:
+    cache = copy.folder / "two.zarr"
+    flip = "train_dataloader.dataset.pipeline.3"
+    two = ["--cfg-options", f"{flip}.direction=['horizontal']", f"{flip}.prob=[0.5]"]
+    assert call(cache_teacher, "--config", copy.config("distill"), "--cache", cache, "--workers", 0, *two) == 0
+    assert CacheReader(cache).manifest["views"]["flips"] == ["none", "horizontal"]
+    status = call(distill, "--config", copy.config("distill"), "--cache", cache)
+    expect_refusal(capfd, status, 'views.flips is ["none", "horizontal"] in the cache but ["none", "horizontal", "ver')
+    assert call(distill, "--config", copy.config("distill"), "--cache", cache, *two) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(["--dtype", "bfloat16"], 'numeric.dtype is "float32" in the cache but "bfloat16"', id="dtype"),
+        pytest.param(["--patches-per-batch", 3], "numeric.views_per_batch is 4 in the cache but 12", id="batch"),
+        pytest.param(["--cfg-options", "codec=half"], "codec.preset is 'exact' in the cache but 'half'", id="codec"),
+        pytest.param(["--cfg-options", "region.topk=5"], "region.topk is 9 in the cache but 5", id="region"),
+    ],
+)
+def test_another_capture_is_not_mixed_in(project: Project, capfd, options, message: str) -> None:
+    before = contents(project.cache)
+    expect_refusal(capfd, call(cache_teacher, "--config", project.config("distill"), "--workers", 0, *options), message)
+    assert contents(project.cache) == before
+
+
+def test_a_format_of_another_number_is_refused(copy: Project, capfd) -> None:
+    document = copy.cache / "zarr.json"
+    stored = json.loads(document.read_text())
+    stored["attributes"]["format"] = 2
+    document.write_text(json.dumps(stored))
+    for command in (distill, cache_teacher):
+        expect_refusal(
+            capfd, call(command, "--config", copy.config("distill")), "format is 2 but this code reads format"
+        )
+
+
+def test_what_a_user_allows_is_written_down(copy: Project, tmp_path, capfd) -> None:
+    """Allowed differences train, are said, and stand in the run's record; nothing else becomes allowed."""
+    image, label = patch_files(copy)
+    image.write_bytes(image.read_bytes() + b"\0")
+    label.write_text(label.read_text() + "10 10 30 10 30 30 10 30 ship 0\n")
+    arguments = ["--config", copy.config("distill"), "--work-dir", tmp_path, "--cfg-options", "region.factor=0.2"]
+    allow = ["--allow", "label_sha256", "image_sha256"]
+    expect_refusal(capfd, call(distill, *arguments, *allow), "region.factor is 0.25")
+    assert call(distill, *arguments, *allow, "region.factor") == 0
+    said = capfd.readouterr().err
+    overrides = json.loads((tmp_path / "run.json").read_text())["overrides"]
+    assert len(overrides) == 3
+    for override, field in zip(
+        overrides, ("region.factor is 0.25", "label_sha256 of patch", "image_sha256 is not"), strict=True
+    ):
+        assert field in override
+        assert f"warning: {override}; allowed by --allow" in said
+    expect_refusal(capfd, call(distill, *arguments, "--allow", "head.classes"), "--allow head.classes: only")
+
+
+def test_a_student_may_read_a_part_of_the_region(project: Project, tmp_path) -> None:
+    """A higher threshold picks rows of the store: those, and the weights, of a cache with that region."""
+    own = tmp_path / "own.zarr"
+    options = ["--cfg-options", "region.factor=1.0"]
+    assert call(cache_teacher, "--config", project.config("distill"), "--cache", own, "--workers", 0, *options) == 0
+    losses = {}
+    for name, cache in (("part", project.cache), ("own", own)):
+        arguments = ["--config", project.config("distill"), "--cache", cache, "--work-dir", tmp_path / name, *options]
+        assert call(distill, *arguments) == 0
+        losses[name] = [(line["loss_ld"], line["loss_kd"]) for line in last_losses(tmp_path / name)]
+    assert CacheReader(own).plan.num_rows < CacheReader(project.cache).plan.num_rows
+    np.testing.assert_allclose(losses["part"], losses["own"], rtol=1e-6)
+
+
+def test_parts_make_the_cache_of_one_capture(project: Project, tmp_path) -> None:
+    """Blocks of two patches, three parts; then the closing figures beside what the probe predicted."""
+    parts, whole = tmp_path / "parts.zarr", tmp_path / "whole.zarr"
+    arguments = ["--config", project.config("distill"), "--workers", 0, "--views-per-block", 8, "--cache"]
+    for number in (2, 3, 1):
+        assert call(cache_teacher, *arguments, parts, "--part", f"{number}/3") == 0
+        assert (number == 1) == (not CacheReader(parts).missing_blocks())
+    assert call(cache_teacher, *arguments, whole) == 0
+    assert CacheReader(whole).plan.num_blocks == 6
+    assert contents(parts) == contents(whole)
+
+
+def test_the_probe_predicts_the_size(project: Project, tmp_path, capfd) -> None:
+    arguments = ["--config", project.config("distill"), "--workers", 0, "--json"]
+    assert call(plan, *arguments, "--probe", "--students", 100) == 0
+    figures = json.loads(capfd.readouterr().out)
+    assert figures["probe"]["views"] == 32
+    assert figures["break_even"]["recommendation"] == "cache"
+    assert call(plan, *arguments, "--probe", "--cfg-options", "train_cfg.max_iters=1") == 0
+    assert json.loads(capfd.readouterr().out)["break_even"]["recommendation"] == "do not cache"
+    assert call(cache_teacher, *arguments, "--cache", tmp_path / "new.zarr") == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["predicted"]["bytes"] == pytest.approx(figures["probe"]["bytes"], rel=1e-9)
+    assert found["bytes"] == pytest.approx(found["predicted"]["bytes"], rel=0.05)
+
+
+def test_a_disk_without_room_is_refused_beforehand(project: Project, tmp_path, capfd, monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    cache = tmp_path / "new.zarr"
+    status = call(cache_teacher, "--config", project.config("distill"), "--workers", 0, "--cache", cache)
+    expect_refusal(capfd, status, "MB (predicted by the probe) but")
+    assert not cache.exists()
 
 
 def test_a_changed_label_is_refused(copy: Project, capfd) -> None:
