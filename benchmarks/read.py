@@ -37,6 +37,8 @@ from cache.writer import CacheWriter
 
 ROWS, CLASSES, BOX_SHAPE, NUM_PRIORS = 10_000, 15, (5, 9), 196_416
 RANGES = {"cls_logits": ValueRange(-9.0, 3.0), "box_logits": ValueRange(-15.0, 0.0)}
+CODECS = choose_codecs("default", RANGES)
+OPENED_VIEWS = (100, 100_000)
 FUSED = "FusedCodecPipeline"
 BATCH = 8
 
@@ -51,7 +53,9 @@ def main(arguments: argparse.Namespace) -> None:
         readers = make_readers(Path(folder), plan, manifest)
         check(readers, plan)
         seconds = measure(readers, plan, arguments.repeats)
+        opening = measure_opening(Path(folder))
     figures = {
+        "opening_ms": opening,
         "rows": ROWS,
         "repeats": arguments.repeats,
         "decode_ms": 1e3 * decode_seconds(manifest),
@@ -72,9 +76,18 @@ def write_store(path: Path, num_patches: int) -> tuple[Plan, dict[str, Any]]:
     counts = np.tile((ROWS * shares).astype(int), (len(FLIPS), 1))
     patches = [PlannedPatch(f"P{n:04d}", bytes(32), bytes(32), (1024, 1024), counts) for n in range(num_patches)]
     plan = make_plan(patches, FLIPS)
-    codecs = choose_codecs("default", RANGES)
+    manifest = make_store_manifest(plan)
+    random = np.random.default_rng(0)
+    with CacheWriter(path, manifest, plan) as writer:
+        for block in writer.missing_blocks():
+            write_block(writer, block, random)
+    return plan, manifest
+
+
+def make_store_manifest(plan: Plan) -> dict[str, Any]:
+    """A manifest with what the layout needs."""
     head = {"classes": [str(n) for n in range(CLASSES)], "box_parameters": list("xywha"), "num_bins": BOX_SHAPE[1]}
-    manifest = make_manifest(
+    return make_manifest(
         teacher={},
         head=head,
         views={"flips": list(FLIPS)},
@@ -82,26 +95,23 @@ def write_store(path: Path, num_patches: int) -> tuple[Plan, dict[str, Any]]:
         numeric={},
         region={},
         plan=plan.describe(),
-        codec={"preset": "default", **{name: codec.to_json() for name, codec in codecs.items()}},
+        codec={"preset": "default", **{name: codec.to_json() for name, codec in CODECS.items()}},
     )
-    random = np.random.default_rng(0)
-    with CacheWriter(path, manifest, plan) as writer:
-        for block in writer.missing_blocks():
-            views = plan.views_of_block(block)
-            total = ROWS * len(views)
-            logits = {
-                "cls_logits": random.normal(-4, 1.2, (total, CLASSES)).clip(-9, 3).astype(np.float32),
-                "box_logits": random.normal(-3, 1.5, (total, *BOX_SHAPE)).clip(-8, 6).astype(np.float32),
-            }
-            logits["box_logits"] = subtract_row_max(logits["box_logits"])
-            index = [np.sort(random.choice(NUM_PRIORS, ROWS, replace=False)) for _ in views]
-            fields = {
-                "prior_index": np.concatenate(index).astype(np.uint32),
-                "weight": random.uniform(0.05, 1, total).astype(codecs["weight"].dtype),
-                **{name: codecs[name].encode(logits[name]).astype(codecs[name].dtype) for name in LOGIT_FIELDS},
-            }
-            writer.write(block, fields, np.zeros(len(ERROR_COLUMNS)))
-    return plan, manifest
+
+
+def write_block(writer: CacheWriter, block: int, random: np.random.Generator) -> None:
+    """Made-up rows for the views of a block."""
+    counts = writer.plan.rows_per_view[writer.plan.views_of_block(block)]
+    total = int(counts.sum())
+    logits = {
+        "weight": random.uniform(0.05, 1, total),
+        "cls_logits": random.normal(-4, 1.2, (total, CLASSES)).clip(-9, 3).astype(np.float32),
+        "box_logits": subtract_row_max(random.normal(-3, 1.5, (total, *BOX_SHAPE)).clip(-8, 6).astype(np.float32)),
+    }
+    index = [np.sort(random.choice(NUM_PRIORS, int(count), replace=False)) for count in counts]
+    fields = {name: CODECS[name].encode(values).astype(CODECS[name].dtype) for name, values in logits.items()}
+    fields["prior_index"] = np.concatenate(index).astype(np.uint32)
+    writer.write(block, fields, np.zeros(len(ERROR_COLUMNS)))
 
 
 def make_readers(folder: Path, plan: Plan, manifest: dict[str, Any]) -> dict[str, Reader]:
@@ -219,6 +229,31 @@ def measure(readers: dict[str, Reader], plan: Plan, repeats: int) -> dict[str, l
     return seconds
 
 
+def measure_opening(folder: Path) -> dict[str, dict[str, float]]:
+    """Milliseconds to open a store, and from there to its first record, by its number of views; medians."""
+    found = {}
+    for views in OPENED_VIEWS:
+        counts = np.full((len(FLIPS), 1), 10)
+        patches = [
+            PlannedPatch(f"P{n:06d}", bytes(32), bytes(32), (64, 64), counts) for n in range(views // len(FLIPS))
+        ]
+        plan = make_plan(patches, FLIPS)
+        path = folder / f"{views}.zarr"
+        with CacheWriter(path, make_store_manifest(plan), plan) as writer:
+            write_block(writer, 0, np.random.default_rng(0))
+        view = plan.view(int(plan.views_of_block(0)[0]))
+        times = []
+        for _ in range(20):
+            began = time.perf_counter()
+            reader = CacheReader(path)
+            opened = time.perf_counter()
+            reader.read(view.patch_id, view.flip)
+            times.append((opened - began, time.perf_counter() - opened))
+        opening, first = np.median(times, axis=0)
+        found[f"{views:,} views"] = {"open": 1e3 * float(opening), "first_record": 1e3 * float(first)}
+    return found
+
+
 def decode_seconds(manifest: dict[str, Any]) -> float:
     """Median time of turning one record's codes into float32: a part of every row of the table."""
     codecs = codecs_of(manifest["codec"])
@@ -243,6 +278,9 @@ def print_table(figures: dict[str, Any]) -> None:
     for name, entry in sorted(times.items(), key=lambda item: item[1]["median"]):
         median = entry["median"]
         print(f"| {name} | {median:.2f} | {entry['p90']:.2f} | {median / floor:.1f} | {slowest / median:.1f} |")
+    print("\n| store | open, ms | then the first record, ms |\n|---|---:|---:|")
+    for name, entry in figures["opening_ms"].items():
+        print(f"| {name} | {entry['open']:.1f} | {entry['first_record']:.1f} |")
     print(
         f"\n{figures['rows']:,} rows a record, {figures['repeats']} repeats, warm; decoding to float32 takes "
         f"{figures['decode_ms']:.2f} ms of every row. {len(os.sched_getaffinity(0))} cores, Python "

@@ -225,7 +225,11 @@ def draw_views(
     with mpl.rc_context(STYLE):
         detections = _draw_detections(reader, views, patch_id, out / "detections.png")
         shown = views[flips.index(flip)]
-        answer = None if student is None else student_logits(config, student, samples.last_input[patch_id, flip], shown)
+        answer = (
+            None
+            if student is None
+            else student_logits(config, student, samples.last_input[patch_id, flip], shown.record.prior_index)
+        )
         distributions = _draw_distributions(reader, head, shown, answer, patch_id, out / "distributions.png")
     return [detections, distributions]
 
@@ -293,13 +297,15 @@ def decode_boxes(
     return head.expected_boxes(torch.from_numpy(head.grid(*shape).anchors[prior_index]), box_logits, shape)
 
 
-def student_logits(config: Config, student: FrozenTeacher, image: Tensor, view: DrawnView) -> tuple[Tensor, Tensor]:
-    """A student's class and box logits at the priors of a view."""
+def student_logits(
+    config: Config, student: FrozenTeacher, image: Tensor, prior_index: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """A student's class and box logits at the given priors of an image (3, H, W) uint8."""
     preprocessor = MODELS.build(config.model.data_preprocessor).to(student.device)
     batch = preprocessor({"inputs": [image], "data_samples": None})
-    prior_index = torch.from_numpy(view.record.prior_index).to(student.device)
+    rows = torch.from_numpy(prior_index).to(student.device)
     maps = student.forward(batch["inputs"])
-    _, cls_logits, box_logits = student.head.gather(*maps, torch.zeros_like(prior_index), prior_index)
+    _, cls_logits, box_logits = student.head.gather(*maps, torch.zeros_like(rows), rows)
     return cls_logits.cpu(), box_logits.cpu()
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import DictAction
+import torch
+from mmengine.config import Config, DictAction
 from rich.console import Console
 from rich.table import Table
 
@@ -31,13 +32,20 @@ from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader
 from cache.verify import BlockStatistics, block_statistics, is_captured
 from cache.view import FLIPS
+from distill.teacher import FrozenTeacher
 from pipelines import cache_pictures
 from pipelines.blocks import map_and_add
+from pipelines.capture import measure_error
 from pipelines.command import available_cores, positive_int, run_command
+from pipelines.evaluate import detector_config
 from pipelines.experiment import load_config, require_keys
 from pipelines.plan import PERCENTILES
 
 EXPENSIVE_VIEWS = 10
+ERROR_UNITS = {"mean_kl": " nats", "pixels": " px", "degrees": "°"}
+# A student is asked about so many views; its error and the codec's are compared at this temperature.
+STUDENT_VIEWS = 8
+STUDENT_ERROR = "mean_kl_t5"
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -61,10 +69,36 @@ def main(arguments: argparse.Namespace) -> None:
                 config, reader, out, patch_id=arguments.patch, flip=arguments.flip, checkpoint=arguments.checkpoint
             )
         figures["pictures"] = [str(path) for path in pictures]
+    if config is not None and arguments.checkpoint:
+        figures["student"] = student_figures(config, reader, arguments.checkpoint, figures["errors"])
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:
         print_figures(figures)
+
+
+def student_figures(config: Config, reader: CacheReader, checkpoint: str, errors: dict[str, Any]) -> dict[str, Any]:
+    """How small the codec's error is beside what a student still has to learn: both as mean KL from the teacher."""
+    student = FrozenTeacher.load(detector_config(config), checkpoint)
+    samples = cache_pictures.ViewSamples(config)
+    plan = reader.plan
+    captured = [view for view in range(plan.num_views) if is_captured(reader.path, int(plan.block[view]))]
+    usable = [view for view in captured if plan.rows_per_view[view]]
+    chosen = np.random.default_rng(0).choice(usable, min(STUDENT_VIEWS, len(usable)), replace=False)
+    sums: Counter[str] = Counter()
+    for view in map(plan.view, chosen.tolist()):
+        record = reader.read(view.patch_id, view.flip)
+        image, _ = samples(view.patch_id, view.flip)
+        answers = cache_pictures.student_logits(config, student, image, record.prior_index)
+        for name, answer in zip(("cls", "box"), answers, strict=True):
+            stored = torch.from_numpy(getattr(record, f"{name}_logits"))
+            sums[name] += len(record) * measure_error(stored, answer, name)[f"{name}_{STUDENT_ERROR}"]
+        sums["rows"] += len(record)
+    found: dict[str, Any] = {"checkpoint": str(checkpoint), "views": len(chosen), "rows": sums["rows"]}
+    for name in ("cls", "box"):
+        divergence, error = sums[name] / sums["rows"], errors[f"{name}_{STUDENT_ERROR}"]["mean"]
+        found[name] = {"stored": error, "student": divergence, "ratio": error / divergence if divergence else None}
+    return found
 
 
 def store_statistics(reader: CacheReader, workers: int) -> BlockStatistics:
@@ -208,10 +242,18 @@ def print_figures(figures: dict[str, Any]) -> None:
 
     errors = _table("Measured errors, decoded against teacher", "", "mean over rows", "largest block")
     for column, error in figures["errors"].items():
-        unit = "" if "abs" in column else " nats"
+        unit = next((unit for part, unit in ERROR_UNITS.items() if part in column), "")
         mean = "" if "max" in column else f"{error['mean']:.3g}{unit}"
         errors.add_row(column, mean, f"{error['largest_block']:.3g}{unit}")
     console.print(errors)
+
+    if "student" in figures:
+        student = figures["student"]
+        table = _table("Mean KL from the teacher at T = 5, nats", "", "stored", "student", "stored / student")
+        for name in ("cls", "box"):
+            cells = (student[name][key] for key in ("stored", "student", "ratio"))
+            table.add_row(name, *("-" if cell is None else f"{cell:.3g}" for cell in cells))
+        console.print(table)
 
     views = _table("Most expensive views", "view", "rows", "kB")
     for view in figures["expensive_views"]:

@@ -12,6 +12,7 @@ from cache.layout import ERROR_COLUMNS
 from cache.manifest import make_manifest
 from cache.plan import Plan, PlannedPatch, make_plan
 from cache.quantize import CODED_FIELDS, ValueRange, choose_codecs, resolve_codec
+from cache.reader import CacheReader
 from cache.view import FLIPS
 from cache.writer import CacheWriter
 
@@ -89,3 +90,8 @@ def write_store(path: Path, plan: Plan | None = None, preset: str = "default") -
 def contents(path: Path) -> dict[str, bytes]:
     """Every file of a store by its path: what 'the same bytes' compares."""
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def read_in_child(path: str, patch_id: str) -> int:
+    """Rows of a record: what a worker process of a test does."""
+    return len(CacheReader(path).read(patch_id, "none"))

@@ -294,21 +294,18 @@ def test_wrong_rows_are_never_written(tmp_path: Path) -> None:
         assert 0 in writer.missing_blocks()
 
 
-def read_in_child(path: str, patch_id: str) -> int:
-    return len(CacheReader(path).read(patch_id, "none"))
-
-
+@pytest.mark.parametrize("workers", [2, 8])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_records_read_in_other_processes(store: Path, method: str) -> None:
+def test_records_read_in_other_processes(store: Path, method: str, workers: int) -> None:
     """Under fork the parent has not read a record; under the others it has."""
     patch_id = "P0003__a__128__0___0"
     expected = int(CacheReader(store).plan.rows_per_view[3 * len(FLIPS)])
     script = (
-        "import multiprocessing, sys; from tests.cache.test_store import *\n"
+        "import multiprocessing, sys; from tests.cache.store_tools import read_in_child\n"
         "if __name__ == '__main__':\n"
         f"    {'pass' if method == 'fork' else 'read_in_child(sys.argv[1], sys.argv[2])'}\n"
-        f"    with multiprocessing.get_context('{method}').Pool(2) as pool:\n"
-        "        print(pool.starmap(read_in_child, [(sys.argv[1], sys.argv[2])] * 4))\n"
+        f"    with multiprocessing.get_context('{method}').Pool({workers}) as pool:\n"
+        "        print(pool.starmap(read_in_child, [(sys.argv[1], sys.argv[2])] * 16))\n"
     )
     file = store.parent / "script.py"
     file.write_text(script)
@@ -316,7 +313,7 @@ def test_records_read_in_other_processes(store: Path, method: str) -> None:
     done = subprocess.run(
         [sys.executable, str(file), str(store), patch_id], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == str([expected] * 4)
+    assert done.stdout.strip() == str([expected] * 16)
 
 
 def test_codec_of_the_store_is_that_of_the_manifest(store: Path) -> None:

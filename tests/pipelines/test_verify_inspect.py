@@ -199,6 +199,9 @@ def test_inspection_counts_what_is_there(project: Project, capfd, tmp_path) -> N
     assert [level["mean"] for level in figures["levels"]] == plan.level_counts.mean(axis=0).tolist()
     assert figures["fields"]["box_logits"]["high"] == 0
     assert figures["errors"]["box_max_abs_error"] == {"mean": 0, "largest_block": 0}
+    # The teacher itself in the student's place: as far from what is stored as float32 rounds.
+    assert figures["student"]["rows"] > 0
+    assert all(figures["student"][name]["student"] < 1e-9 for name in ("cls", "box"))
     assert [Path(path).name for path in figures["pictures"]] == [
         "statistics.png",
         "detections.png",
