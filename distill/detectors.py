@@ -77,15 +77,20 @@ class LiveDistiller(_Distiller):
     def __init__(self, *args: Any, teacher: dict, region: dict, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.region = region
+        # The initial weights of layers are drawn: without the fork, the student's would not be those of a plain one.
+        with torch.random.fork_rng(devices=[]):
+            loaded = FrozenTeacher.load(**teacher)
         # In a list, so that the teacher is no submodule: not trained, saved, or switched to training mode.
-        self._teacher = [FrozenTeacher.load(**teacher)]
+        self._teacher = [loaded]
 
     @property
     def teacher(self) -> FrozenTeacher:
         return self._teacher[0]
 
     def teacher_targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> GatheredTargets:
-        cls_scores, bbox_preds = self.teacher.to(batch_inputs.device).forward(batch_inputs)
+        # In float32 as in a capture, whatever the precision of the student.
+        with torch.autocast(batch_inputs.device.type, enabled=False):
+            cls_scores, bbox_preds = self.teacher.to(batch_inputs.device).forward(batch_inputs)
         grid = self.teacher.head.grid_of_maps(cls_scores)
         regions = [sample_region(sample, grid, **self.region) for sample in batch_data_samples]
         image_index = _image_index([len(region.prior_index) for region in regions], batch_inputs.device)

@@ -9,6 +9,7 @@ custom_imports = dict(
         "distill.assign",
         "distill.coder",
         "distill.detectors",
+        "distill.audit",
         "distill.transforms",
         "distill.datasets",
         "distill.metric",
@@ -16,6 +17,8 @@ custom_imports = dict(
     allow_failed_imports=False,
 )
 
+# A student from the cache may ask its teacher now and then (docs/method.md): beside these hooks,
+# audit=dict(type="TeacherAudit", interval=500), or --cfg-options default_hooks.audit.type=TeacherAudit.
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50),
