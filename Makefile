@@ -11,6 +11,7 @@ CACHE ?=
 DOTA_ROOT ?=
 WORK_DIR ?=
 GPUS ?=
+SWEEP ?=
 ARGS ?=
 
 UV_VERSION := 0.13.9
@@ -25,12 +26,12 @@ run = $(PYTHON) -m pipelines.$(1)
 # The same on GPUS= processes, one a device.
 train = $(if $(strip $(GPUS)),.venv/bin/torchrun --standalone --nproc-per-node $(GPUS) -m pipelines.$(1),$(call run,$(1)))
 
-.PHONY: help setup demo data teacher train plan cache-teacher verify-cache inspect-cache distill evaluate publish test stress lint format
+.PHONY: help setup demo data teacher train plan cache-teacher verify-cache inspect-cache distill sweep compare evaluate publish report bench test stress lint format
 
 help: ## this list
 	@echo "Usage: make <target> [VARIABLE=value ...]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "Variables: CONFIG= CACHE= DOTA_ROOT= TEACHER= CHECKPOINT= WORK_DIR= GPUS= CUDA=1 ARGS='...'"
+	@echo "Variables: CONFIG= CACHE= DOTA_ROOT= TEACHER= CHECKPOINT= WORK_DIR= GPUS= SWEEP= CUDA=1 ARGS='...'"
 
 setup: $(READY) ## the locked environment in .venv (the first time compiles mmcv)
 
@@ -59,8 +60,8 @@ teacher: $(READY) ## train the teacher
 train: $(READY) ## train a plain student, or one with a live teacher: CONFIG=configs/plain/... or configs/live/...
 	$(call train,train) --config $(or $(CONFIG),configs/plain/gwd_r18_1x_dota.py) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
-plan: $(READY) ## rows and bytes of a cache, from labels alone
-	$(call run,plan) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(ARGS)
+plan: $(READY) ## rows and bytes of a cache, from labels alone; with CHECKPOINT= (a teacher) also size, time, break-even
+	$(call run,plan) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--teacher,$(TEACHER)) $(call option,--checkpoint,$(CHECKPOINT)) $(ARGS)
 
 cache-teacher: $(READY) ## run the teacher once over every view and store its answers; resumes
 	$(call run,cache_teacher) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--teacher,$(TEACHER)) $(call option,--checkpoint,$(CHECKPOINT)) $(call option,--cache,$(CACHE)) $(ARGS)
@@ -77,11 +78,23 @@ inspect-cache: $(READY) ## CACHE= sizes, rows, values, errors; with CONFIG= pict
 distill: $(READY) ## train the student from the cache
 	$(call train,distill) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
+sweep: $(READY) ## SWEEP=configs/sweep/... several students from one cache, one table; resumes
+	$(call run,sweep) --sweep $(or $(SWEEP),configs/sweep/demo.py) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+
+compare: $(READY) ## plain, live and cached students with the same seeds: CONFIG= (the cached one), CHECKPOINT= (the teacher); resumes
+	$(call run,compare) $(call option,--config,$(CONFIG)) $(call option,--teacher,$(TEACHER)) $(call option,--checkpoint,$(CHECKPOINT)) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+
 evaluate: $(READY) ## AP of CHECKPOINT= on the validation images
 	$(call run,evaluate) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) --checkpoint $(or $(CHECKPOINT),$(error CHECKPOINT= is needed)) $(call option,--out,$(WORK_DIR)) $(ARGS)
 
 publish: $(READY) ## strip CHECKPOINT= to weights and meta: ARGS='--out name.pth'
 	$(call run,publish) --checkpoint $(or $(CHECKPOINT),$(error CHECKPOINT= is needed)) $(ARGS)
+
+report: $(READY) ## one HTML file about the runs in WORK_DIR= (default: all of work_dirs)
+	$(call run,report) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+
+bench: $(READY) ## time a training step, plain, cached and live side by side; with CONFIG= on its patches and cache
+	$(PYTHON) -m benchmarks.step $(call option,--config,$(CONFIG)) $(call option,--cache,$(CACHE)) $(ARGS)
 
 test: $(READY) ## all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS)

@@ -1,6 +1,8 @@
-"""Everything once, on built-in scenes and a CPU: data, teacher, cache, plain and distilled student, AP of all three.
+"""Everything once, on built-in scenes and a CPU: data, teacher, cache, plain and distilled student, AP, a report.
 
-python -m pipelines.demo
+    python -m pipelines.demo
+
+Each stage that makes something is the command that a user would type, in a process of its own: so are time and memory.
 """
 
 from __future__ import annotations
@@ -9,23 +11,23 @@ import pipelines.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
 from rich.console import Console
 from rich.table import Table
 
-from pipelines import cache_teacher, data, distill, teacher, train
 from pipelines.command import run_command
 from pipelines.evaluate import evaluate
 from pipelines.experiment import load_config
+from pipelines.record import EVALUATION, folder_bytes
 
 CONFIGS = {name: f"configs/demo/{name}.py" for name in ("teacher", "plain", "distill")}
 # What a working demo must show on held-out scenes.
@@ -46,12 +48,12 @@ class DemoReport:
         Console(stderr=True).rule(f"demo: {name}")
         started = time.perf_counter()
         yield
-        size = sum(_bytes(path) for path in outputs)
+        size = sum(folder_bytes(path) for path in outputs)
         self.stages.append({"stage": name, "seconds": time.perf_counter() - started, "bytes": size})
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Data -> teacher -> cache -> plain and distilled student -> AP."""
+    """Data -> teacher -> cache -> plain and distilled student -> AP -> report."""
     cv2.setNumThreads(0)
     work = new_run_folder(Path(arguments.work_dir))
     cache = work / "teacher.zarr"
@@ -60,35 +62,48 @@ def main(arguments: argparse.Namespace) -> int:
     checkpoints = {name: final_checkpoint(name, work) for name in CONFIGS}
 
     with report.stage("data", Path(load_config(CONFIGS["plain"]).data_root)):
-        run(data, "--config", CONFIGS["plain"])
+        run("data", "--config", CONFIGS["plain"])
     with report.stage("teacher", checkpoints["teacher"]):
-        run(teacher, "--config", CONFIGS["teacher"], "--work-dir", work / "teacher", "--cfg-options", seed)
+        run("teacher", "--config", CONFIGS["teacher"], "--work-dir", work / "teacher", "--cfg-options", seed)
     with report.stage("cache", cache):
         run(
-            *(cache_teacher, "--config", CONFIGS["distill"], "--cache", cache, "--workers", 1),
-            *("--checkpoint", checkpoints["teacher"]),
+            *("cache_teacher", "--config", CONFIGS["distill"], "--cache", cache, "--workers", 1),
+            *("--checkpoint", checkpoints["teacher"], "--json"),
+            output=work / "capture.json",
         )
     with report.stage("plain student", checkpoints["plain"]):
-        run(train, "--config", CONFIGS["plain"], "--work-dir", work / "plain", "--cfg-options", seed)
+        run("train", "--config", CONFIGS["plain"], "--work-dir", work / "plain", "--cfg-options", seed)
     with report.stage("distilled student", checkpoints["distill"]):
         run(
-            *(distill, "--config", CONFIGS["distill"], "--cache", cache, "--work-dir", work / "distill"),
+            *("distill", "--config", CONFIGS["distill"], "--cache", cache, "--work-dir", work / "distill"),
             *("--cfg-options", seed),
         )
     with report.stage("evaluation"):
         for name, checkpoint in checkpoints.items():
             config = load_config(CONFIGS[name])
-            config.work_dir = str(work / f"evaluate_{name}")
-            report.ap[name] = evaluate(config, checkpoint, work / f"evaluate_{name}")
+            config.work_dir = str(work / name / EVALUATION)
+            report.ap[name] = evaluate(config, checkpoint, work / name / EVALUATION)
 
     (work / "demo.json").write_text(json.dumps(report.__dict__, indent=2))
     print_report(report, work)
+    run("report", "--work-dir", work)
     return judge(report)
 
 
-def run(command: ModuleType, *argv: Any) -> None:
-    """Run another command in this process, by its own arguments."""
-    command.main(command.make_parser().parse_args([str(argument) for argument in argv]))
+def run(command: str, *argv: Any, output: Path | None = None) -> None:
+    """Run another command in a process of its own; `output` takes its standard output.
+
+    Raises:
+        ValueError: it failed; it has said why.
+    """
+    line = [sys.executable, "-m", f"pipelines.{command}", *map(str, argv)]
+    if output is None:
+        status = subprocess.run(line).returncode
+    else:
+        with output.open("w", encoding="utf-8") as file:
+            status = subprocess.run(line, stdout=file).returncode
+    if status:
+        raise ValueError(f"the demo stops: pipelines.{command} ended with exit status {status}; its message is above")
 
 
 def new_run_folder(base: Path) -> Path:
@@ -139,15 +154,10 @@ def judge(report: DemoReport) -> int:
     return 1 if failures else 0
 
 
-def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.demo",
-        description="Data, teacher, cache, plain and distilled student on built-in scenes, on a CPU.",
+        description="Data, teacher, cache, plain and distilled student, and a report, on built-in scenes and a CPU.",
         epilog="Exit status: 0 the teacher beats AP50 0.4 and the plain student, 1 it does not, 2 unusable arguments.",
     )
     parser.add_argument("--work-dir", default="work_dirs/demo", help="holds one numbered folder per run")

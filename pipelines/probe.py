@@ -86,7 +86,7 @@ def run_probe(capture: Capture, codec: str | Mapping[str, str | float], manifest
     """
     plan = capture.plan
     sample = choose_patches(plan, max(1, PROBE_VIEWS // len(capture.views.flips)))
-    answers, asking = _ask(capture, sample)
+    answers, asking, starting = _ask(capture, sample)
     ranges = value_ranges(answers)
     codecs = choose_codecs(codec, ranges)
     codec_section = {"preset": "probe", **{field: codec.to_json() for field, codec in codecs.items()}}
@@ -104,17 +104,19 @@ def run_probe(capture: Capture, codec: str | Mapping[str, str | float], manifest
         codecs=codecs,
         bytes=round(size),
         bytes_per_row=size / max(1, plan.num_rows),
-        seconds=_predicted_seconds(plan, costs, overlapped=capture.teacher.device.type != "cpu"),
+        seconds=starting + _predicted_seconds(plan, costs, overlapped=capture.teacher.device.type != "cpu"),
         teacher_seconds=float(np.mean([answer.seconds for answer in answers])) / len(capture.views.flips),
     )
 
 
-def _ask(capture: Capture, sample: Sequence[int]) -> tuple[list[PatchLogits], list[float]]:
-    """The teacher's answers for the sample, and the seconds that each took, loading included."""
+def _ask(capture: Capture, sample: Sequence[int]) -> tuple[list[PatchLogits], list[float], float]:
+    """The teacher's answers for the sample, the seconds that each took, loading included, and those of the start."""
     # The first batch waits for loaders and warms the device up: it is asked and forgotten.
     batches = [[sample[0]], *capture.batches(sample)]
     stream = capture.logits(batches)
+    began = time.perf_counter()
     next(stream)
+    first = time.perf_counter() - began
     answers, asking = [], []
     with progress("probe", len(sample), "patches") as advance:
         for batch in batches[1:]:
@@ -122,7 +124,7 @@ def _ask(capture: Capture, sample: Sequence[int]) -> tuple[list[PatchLogits], li
             answers += [next(stream) for _ in batch]
             asking += [(time.perf_counter() - began) / len(batch)] * len(batch)
             advance(len(batch))
-    return answers, asking
+    return answers, asking, max(0.0, first - asking[0])
 
 
 def choose_patches(plan: Plan, count: int) -> list[int]:

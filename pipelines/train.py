@@ -22,6 +22,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from distill.checkpoint import use_safe_loading
 from pipelines.command import run_command
 from pipelines.experiment import load_config
+from pipelines.record import TrainingWatch, forget_record, write_record
 from pipelines.runner import ConciseRunner
 
 TORCHVISION = "torchvision://"
@@ -57,12 +58,16 @@ def use_launcher(config: Config) -> None:
 
 
 def train(config: Config) -> ConciseRunner:
-    """Run the config's training loop."""
+    """Run the config's training loop; its work folder gets `run.json` at the end."""
     require_training_images(config)
     if config.get("load_from") is None and not config.resume:
         require_pretrained(config.model)
+    watch = TrainingWatch(config)
     runner = ConciseRunner.from_cfg(config)
+    forget_record(Path(runner.work_dir))
+    runner.register_hook(watch)
     runner.train()
+    write_record(config, runner, watch)
     return runner
 
 

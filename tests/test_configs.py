@@ -24,6 +24,7 @@ from torch import nn
 from distill.detectors import CachedDistiller, LiveDistiller
 from distill.region import sample_region
 from pipelines.experiment import describe_student, load_config, training_set
+from pipelines.sweep import load_sweep, student_configs
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted(
@@ -32,6 +33,7 @@ CONFIGS = sorted(
     if path.parent.name not in ("_base_", "sweep")
 )
 PUBLISHED = [path for path in CONFIGS if not path.startswith("configs/demo/")]
+SWEEPS = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs/sweep").glob("*.py"))
 SIZE = 128
 # Classes of DOTA and of the demo alike: upright, tilted, and cut by the border.
 LABELS = (
@@ -138,6 +140,29 @@ def test_config_takes_a_training_step(path, data_root, checkpoints) -> None:
     assert all(torch.isfinite(value).all() for value in after.values())
     unmoved = [name for name, value in before.items() if torch.equal(value, after[name])]
     assert not [name for name in unmoved if name.startswith("bbox_head.retina")], unmoved
+
+
+@pytest.mark.parametrize("path", SWEEPS)
+def test_every_student_of_a_sweep_takes_a_training_step(path, data_root) -> None:
+    sweep = load_sweep(path)
+    base = load_config(sweep.base)
+    for name, config in student_configs(sweep, base).items():
+        model = build(config)
+        model.train()
+        losses = model.train_step(one_batch(config, data_root, model), build_optim_wrapper(model, config.optim_wrapper))
+        wanted = {term for term in DISTILLED if config.model.get("distillation", {}).get(term)}
+        assert {term for term in losses if term != "loss"} == LOSSES | wanted, name
+        assert all(torch.isfinite(value) for value in losses.values()), name
+
+
+@pytest.mark.parametrize("path", SWEEPS)
+def test_a_sweep_tells_its_story_and_its_students_differ(path) -> None:
+    header = story(path)
+    assert f"make sweep SWEEP={path}" in header
+    sweep = load_sweep(path)
+    configs = [config.to_dict() for config in student_configs(sweep, load_config(sweep.base)).values()]
+    assert len(configs) >= 6
+    assert all(one != other for place, one in enumerate(configs) for other in configs[:place])
 
 
 @pytest.mark.parametrize("path", CONFIGS)

@@ -1,0 +1,17 @@
+"""Six students of the demo from one cache: each term alone, three temperatures of LD, another seed; and the plain one.
+
+Commands: make cache-teacher CONFIG=configs/demo/distill.py, then make sweep SWEEP=configs/sweep/demo.py
+About 15 minutes on two CPU cores. It shows how a sweep is written, not which setting is best: on scenes of 128 px and
+200 steps the seeds differ as much as the settings.
+"""
+
+base = "configs/demo/distill.py"
+baseline = "configs/demo/plain.py"
+runs = dict(
+    both=dict(),
+    ld_only={"model.distillation.loss_kd": None},
+    kd_only={"model.distillation.loss_ld": None},
+    ld_t2={"model.distillation.loss_ld.temperature": 2.0},
+    ld_t10={"model.distillation.loss_ld.temperature": 10.0},
+    seed1={"randomness.seed": 1},
+)

@@ -1,0 +1,102 @@
+"""`run.json`: what every training leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from cache import __version__
+from cache.manifest import fingerprint
+from cache.reader import CacheReader
+from distill.checkpoint import load_checkpoint, weights_digest
+from pipelines import distill, train
+from pipelines.experiment import load_config
+from pipelines.record import RECORD, config_digest, read_evaluation, read_losses, read_record
+from tests.pipelines.conftest import Project, call
+
+
+def train_cached(project: Project, folder: Path, *options: str, resume: bool = False) -> dict:
+    arguments = ["--config", project.config("distill"), "--work-dir", folder, *(["--resume"] if resume else [])]
+    assert call(distill, *arguments, *(["--cfg-options", *options] if options else [])) == 0
+    record = read_record(folder)
+    assert record is not None
+    return record
+
+
+def test_a_training_says_what_it_was(project: Project, tmp_path) -> None:
+    record = train_cached(project, tmp_path, "randomness.seed=3")
+    manifest = CacheReader(project.cache).manifest
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert record["cache"]["fingerprint"] == fingerprint(manifest) == hashlib.sha256(text.encode()).hexdigest()
+    assert record["cache"]["rows"] == manifest["plan"]["num_rows"]
+    assert record["cache"]["bytes"] == sum(file.stat().st_size for file in project.cache.rglob("*") if file.is_file())
+    assert record["kind"] == "cached"
+    assert (record["seed"], record["steps"], record["resumed_at"]) == (3, 4, 0)
+    assert record["code"]["version"] == __version__
+    assert record["seconds"] >= record["step_seconds"] > 0
+    assert record["peak_memory"]["process_bytes"] > 1e8
+    assert (tmp_path / record["config"]["text_file"]).is_file()
+    state = load_checkpoint(tmp_path / record["checkpoint"])["state_dict"]
+    assert weights_digest(state) == record["weights_sha256"] != record["initial_sha256"]
+    losses = read_losses(tmp_path, record)
+    assert set(losses) == {"loss", "loss_cls", "loss_bbox", "loss_ld", "loss_kd"}
+    assert [step for step, _ in losses["loss_ld"]] == [1, 2, 3, 4]
+
+
+def test_students_of_one_seed_begin_alike_and_see_the_same_views(project: Project, tmp_path) -> None:
+    cached = train_cached(project, tmp_path / "cached")
+    teacher = [f"model.teacher.config={project.config('teacher')}", f"model.teacher.checkpoint={project.checkpoint}"]
+    for kind, options in (("plain", []), ("live", ["--cfg-options", *teacher])):
+        assert call(train, "--config", project.config(kind), "--work-dir", tmp_path / kind, *options) == 0
+        record = read_record(tmp_path / kind)
+        assert record["kind"] == kind
+        assert record["cache"] is None
+        assert record["initial_sha256"] == cached["initial_sha256"]
+        assert record["order_sha256"] == cached["order_sha256"]
+    other = train_cached(project, tmp_path / "other", "randomness.seed=1")
+    assert other["initial_sha256"] != cached["initial_sha256"]
+    assert other["order_sha256"] != cached["order_sha256"]
+
+
+def test_a_resumed_training_says_so_and_keeps_its_curve(project: Project, tmp_path) -> None:
+    whole = train_cached(project, tmp_path, "train_cfg.max_iters=2")
+    record = train_cached(project, tmp_path, resume=True)
+    assert (record["steps"], record["resumed_at"]) == (4, 2)
+    assert record["logs"][0] == whole["logs"][0]
+    assert [step for step, _ in read_losses(tmp_path, record)["loss"]] == [1, 2, 3, 4]
+
+
+def test_a_failed_training_leaves_no_record_of_the_one_before(project: Project, tmp_path) -> None:
+    train_cached(project, tmp_path)
+    broken = ["--cfg-options", "optim_wrapper.optimizer.lr=-1.0"]
+    assert call(distill, "--config", project.config("distill"), "--work-dir", tmp_path, *broken) == 1
+    assert read_record(tmp_path) is None
+
+
+def test_the_digest_is_of_what_is_trained(project: Project) -> None:
+    path = project.config("distill")
+    digest = config_digest(load_config(path))
+    assert config_digest(load_config(path, {"work_dir": "elsewhere", "resume": True})) == digest
+    assert config_digest(load_config(path, {"randomness.seed": 1})) != digest
+
+
+def test_other_files_are_refused(tmp_path) -> None:
+    (tmp_path / RECORD).write_text("[]")
+    with pytest.raises(ValueError, match="is not the record of a training"):
+        read_record(tmp_path)
+    (tmp_path / RECORD).write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="format is 99 but 1 is read here"):
+        read_record(tmp_path)
+
+
+def test_a_half_written_evaluation_is_none(tmp_path) -> None:
+    (tmp_path / "evaluation").mkdir()
+    file = tmp_path / "evaluation/evaluation.json"
+    text = json.dumps({"AP": 0.25, "thresholds": [0.5, 0.75], "mean_ap_per_threshold": [0.4, 0.1]})
+    file.write_text(text[:-1])
+    assert read_evaluation(tmp_path) is None
+    file.write_text(text)
+    assert read_evaluation(tmp_path) == {"AP": 0.25, "AP50": 0.4, "AP75": 0.1}
