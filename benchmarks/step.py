@@ -77,6 +77,13 @@ class Row:
 
 
 def plain_model(config: Config) -> dict[str, Any]:
+    """mmrotate's own step: expected deltas, decoded boxes and box loss of every prior."""
+    model = sparse_plain_model(config)
+    return model | {"bbox_head": model["bbox_head"] | {"box_loss_rows": "all"}}
+
+
+def sparse_plain_model(config: Config) -> dict[str, Any]:
+    """The same losses with the box loss where its weight is not 0."""
     model = config.model.to_dict()
     del model["distillation"]
     return model | {"type": "mmdet.SingleStageDetector"}
@@ -110,7 +117,8 @@ def keep_region(sample: DetDataSample) -> None:
 
 
 ROWS = (
-    Row("plain", "plain", plain_model, drop_targets, ("LoadTeacherTargets",)),
+    Row("plain", "plain, as mmrotate", plain_model, drop_targets, ("LoadTeacherTargets",)),
+    Row("plain_sparse", "plain, sparse box loss", sparse_plain_model, drop_targets, None),
     Row("cached", "cached", cached_model, keep_all, ()),
     Row("live", "live, planned regions", live_model, keep_region, None),
     Row("live_search", "live, region search", live_model, drop_targets, None),
