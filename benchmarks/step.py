@@ -52,6 +52,7 @@ from benchmarks.step_project import (
 )
 from benchmarks.step_report import draw, paired_ratio, print_report, stage_medians
 from benchmarks.step_stages import StageClock, watch_region_search, watch_step
+from distill.heads import PLANNED_ASSIGNMENT
 from pipelines.command import positive_int, progress, run_command
 
 Batch = dict[str, Any]
@@ -105,13 +106,20 @@ def keep_all(sample: DetDataSample) -> None:
     """Everything that the pipeline has loaded."""
 
 
+def drop_assignment(sample: DetDataSample) -> None:
+    """The teacher's answers; the student assigns by itself."""
+    sample.pop(PLANNED_ASSIGNMENT, None)
+
+
 def drop_targets(sample: DetDataSample) -> None:
     """Ground truth alone."""
+    drop_assignment(sample)
     sample.pop("teacher_targets", None)
 
 
 def keep_region(sample: DetDataSample) -> None:
     """The region of the plan, without the teacher's answers."""
+    drop_assignment(sample)
     targets = sample.pop("teacher_targets")
     sample.region = InstanceData(prior_index=targets.prior_index, weight=targets.weight)
 
@@ -119,7 +127,8 @@ def keep_region(sample: DetDataSample) -> None:
 ROWS = (
     Row("plain", "plain, as mmrotate", plain_model, drop_targets, ("LoadTeacherTargets",)),
     Row("plain_sparse", "plain, sparse box loss", sparse_plain_model, drop_targets, None),
-    Row("cached", "cached", cached_model, keep_all, ()),
+    Row("cached", "cached", cached_model, drop_assignment, ()),
+    Row("cached_planned", "cached, planned assignment", cached_model, keep_all, None),
     Row("live", "live, planned regions", live_model, keep_region, None),
     Row("live_search", "live, region search", live_model, drop_targets, None),
 )

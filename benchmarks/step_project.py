@@ -119,7 +119,9 @@ def _write_student(folder: Path, model: str, data_root: str, seed: int) -> Path:
 def _capture(path: Path, options: Mapping[str, Any] | None, origin: str) -> Project:
     with redirect_stdout(sys.stderr):
         cache_teacher.main(cache_teacher.make_parser().parse_args(["--config", str(path)]))
-    return Project(_ready(load_config(path, options)), origin)
+    config = load_config(path, options)
+    require_matching_cache(config, CacheReader(config.cache))
+    return Project(_ready(config), origin)
 
 
 def _ready(config: Config) -> Config:

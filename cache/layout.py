@@ -21,16 +21,54 @@ ROWS_PER_CHUNK = 4096
 VIEWS_PER_CHUNK = 65536
 # Fill values are poison: rows that were never written must not pass for targets.
 POISON_INDEX = 0xFFFFFFFF
+POISON_OBJECT = -(2**31)
 
 RECORD_FIELDS = ("prior_index", "weight", "cls_logits", "box_logits")
-# The objects whose bytes a commit covers, in this order.
-BLOCK_ARRAYS = (*RECORD_FIELDS, "capture_error")
+# Optional: what the detection losses need to know of every prior (the manifest's `assignment` lists them).
+ASSIGNED_FIELDS = ("assigned_prior", "assigned_object")
 # The arrays of `plan/`: one entry a patch or a view; those of `PLAN_MATRICES` have two axes, the others one.
 PATCH_ARRAYS = ("patch_id", "image_sha256", "label_sha256", "patch_shape")
 VIEW_ARRAYS = ("view_patch", "view_flip", "level_counts", "block", "row_start", "row_stop")
-PLAN_ARRAYS = (*PATCH_ARRAYS, *VIEW_ARRAYS)
+ASSIGNED_VIEW_ARRAYS = ("assigned_start", "assigned_stop")
 PLAN_MATRICES = (*PATCH_ARRAYS, "level_counts")
-ARRAYS = (*(f"plan/{name}" for name in PLAN_ARRAYS), *BLOCK_ARRAYS, "committed", "documents")
+
+
+@dataclass(frozen=True)
+class ArrayNames:
+    """The arrays of a store, with or without the optional ones.
+
+    record: fields of a record. block: the objects that a commit covers, in this order. plan: without the group's name.
+    """
+
+    assigned: bool
+
+    @property
+    def record(self) -> tuple[str, ...]:
+        return (*RECORD_FIELDS, *(ASSIGNED_FIELDS if self.assigned else ()))
+
+    @property
+    def block(self) -> tuple[str, ...]:
+        return (*self.record, "capture_error")
+
+    @property
+    def plan(self) -> tuple[str, ...]:
+        return (*PATCH_ARRAYS, *VIEW_ARRAYS, *(ASSIGNED_VIEW_ARRAYS if self.assigned else ()))
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (*(f"plan/{name}" for name in self.plan), *self.block, "committed", "documents")
+
+    @property
+    def documents(self) -> list[str]:
+        """Keys of the objects that `documents` holds digests of: all metadata, and the chunks of the plan."""
+        return sorted(["zarr.json", "plan/zarr.json", *(f"{name}/zarr.json" for name in self.all)])
+
+
+def names_of(root: zarr.Group) -> ArrayNames:
+    """The arrays of an opened store, as its manifest says."""
+    return ArrayNames(root.attrs.get("assignment") is not None)
+
+
 # Measured by the capture for every block (`capture_error` columns): largest absolute error of the logits, then mean
 # KL(teacher || stored) in nats at these temperatures; then what the box error does to the expected box: the largest
 # change of centre, width or height in pixels and of the angle in degrees, and 1 - IoU before and after.
@@ -66,10 +104,7 @@ def array_specs(
 ) -> list[ArraySpec]:
     """Every array of a cache for this plan; `box_shape` is (parameters D, bins K)."""
     blocks = plan.num_blocks
-    rows = max(1, int(plan.rows_per_block.max()))
-    # Chunks shrink with small caches, and the last chunk of a shard is whole: R is a multiple of the chunk.
-    chunk = min(ROWS_PER_CHUNK, rows)
-    rows = -(-rows // chunk) * chunk
+    region_rows, assigned_rows = plan.rows_per_block.max(), plan.assigned_per_block.max()
     views, patches = plan.num_views, len(plan.patch_ids)
 
     def per_view(
@@ -83,17 +118,40 @@ def array_specs(
     def per_patch(name: str, dtype: str, *tail: tuple[int, str]) -> ArraySpec:
         return per_view(name, dtype, *tail, dimension="patch", count=patches)
 
-    def per_row(name: str, dtype: str, fill: float, *tail: tuple[int, str], **options: Any) -> ArraySpec:
+    def per_row(
+        name: str,
+        dtype: str,
+        fill: float,
+        *tail: tuple[int, str],
+        count: int = region_rows,
+        dimension: str = "row",
+        **options: Any,
+    ) -> ArraySpec:
         sizes, labels = tuple(size for size, _ in tail), tuple(label for _, label in tail)
+        # Chunks shrink with small caches, and the last chunk of a shard is whole: rows are a multiple of the chunk.
+        chunk = min(ROWS_PER_CHUNK, max(1, int(count)))
+        rows = -(-max(1, int(count)) // chunk) * chunk
         return ArraySpec(
             name,
             (blocks, rows, *sizes),
             dtype,
             (1, chunk, *sizes),
-            ("block", "row", *labels),
+            ("block", dimension, *labels),
             fill,
             shards=(1, rows, *sizes),
             **options,
+        )
+
+    def assigned(name: str, dtype: str, fill: int, long_name: str) -> ArraySpec:
+        attributes = {"long_name": long_name}
+        return per_row(
+            name,
+            dtype,
+            fill,
+            count=assigned_rows,
+            dimension="assigned_row",
+            byte_shuffle=True,
+            attributes=attributes,
         )
 
     def coded(name: str, long_name: str, *tail: tuple[int, str]) -> ArraySpec:
@@ -118,10 +176,19 @@ def array_specs(
         per_view("block", "uint32"),
         per_view("row_start", "uint32"),
         per_view("row_stop", "uint32"),
+        *(per_view(name, "uint32") for name in ASSIGNED_VIEW_ARRAYS if plan.assigned_start is not None),
         per_row("prior_index", "uint32", POISON_INDEX, byte_shuffle=True, attributes={"long_name": "flat prior index"}),
         coded("weight", "region weight"),
         coded("cls_logits", "teacher class logits", (num_classes, "class")),
         coded("box_logits", "teacher box logits", (box_shape[0], "parameter"), (box_shape[1], "bin")),
+        *(
+            (
+                assigned("assigned_prior", "uint32", POISON_INDEX, "flat index of a prior that is not negative"),
+                assigned("assigned_object", "int32", POISON_OBJECT, "its object; -1: ignored"),
+            )
+            if plan.assigned_start is not None
+            else ()
+        ),
         ArraySpec(
             "capture_error",
             (blocks, len(ERROR_COLUMNS)),
@@ -133,14 +200,9 @@ def array_specs(
         ),
         ArraySpec("committed", (blocks, 32), "uint8", (1, 32), ("block", "digest_byte"), 0),
     ]
-    documents = len(document_keys([spec.name for spec in specs] + ["documents"]))
+    documents = len(ArrayNames(plan.assigned_start is not None).documents)
     specs.append(ArraySpec("documents", (documents, 32), "uint8", (documents, 32), ("document", "digest_byte"), 0))
     return specs
-
-
-def document_keys(array_names: list[str]) -> list[str]:
-    """Keys of the objects that `documents` holds digests of: all metadata, and the chunks of the plan."""
-    return sorted(["zarr.json", "plan/zarr.json", *(f"{name}/zarr.json" for name in array_names)])
 
 
 def plan_chunk_keys(name: str, num_patches: int, num_views: int) -> list[str]:
@@ -178,7 +240,7 @@ def create_arrays(path: Path, manifest: Manifest, plan: Plan, specs: list[ArrayS
 
 def plan_arrays(plan: Plan) -> dict[str, np.ndarray]:
     """The arrays of `plan/` by name."""
-    return {
+    arrays = {
         "patch_id": encode_ids(plan.patch_ids),
         "image_sha256": plan.image_sha256,
         "label_sha256": plan.label_sha256,
@@ -190,6 +252,9 @@ def plan_arrays(plan: Plan) -> dict[str, np.ndarray]:
         "row_start": plan.row_start,
         "row_stop": plan.row_stop,
     }
+    if plan.assigned_start is not None and plan.assigned_stop is not None:
+        arrays |= {"assigned_start": plan.assigned_start, "assigned_stop": plan.assigned_stop}
+    return arrays
 
 
 def read_plan(root: zarr.Group) -> Plan:
@@ -199,7 +264,7 @@ def read_plan(root: zarr.Group) -> Plan:
         ValueError: a chunk is lost or damaged.
     """
     arrays = {}
-    for name in PLAN_ARRAYS:
+    for name in names_of(root).plan:
         # A lost chunk must raise: read as zeros it would be a plan all the same.
         stored = array_of(root, f"plan/{name}").with_config({"read_missing_chunks": False})
         try:
@@ -257,8 +322,8 @@ def array_of(root: zarr.Group, name: str) -> zarr.Array[Any]:
 
 
 def block_keys(root: zarr.Group, block: int) -> Iterator[str]:
-    """Keys of the objects of one block, in the order of `BLOCK_ARRAYS`."""
-    for name in BLOCK_ARRAYS:
+    """Keys of the objects of one block, in the order of `ArrayNames.block`."""
+    for name in names_of(root).block:
         zeros = "/0" * (array_of(root, name).ndim - 1)
         yield f"{name}/c/{block}{zeros}"
 
@@ -280,11 +345,11 @@ def block_digest(path: Path, root: zarr.Group, block: int) -> bytes:
 
 
 def document_digests(path: Path, root: zarr.Group) -> np.ndarray:
-    """(N, 32) uint8: digests of the store's metadata objects, in the order of `document_keys`.
+    """(N, 32) uint8: digests of the store's metadata objects, in the order of `ArrayNames.documents`.
 
     A missing object raises FileNotFoundError.
     """
-    keys = document_keys([name for name, _ in root.arrays()] + [f"plan/{name}" for name in PLAN_ARRAYS])
+    keys = names_of(root).documents
     return np.stack([np.frombuffer(document_digest(path, key), dtype=np.uint8) for key in keys])
 
 

@@ -30,8 +30,12 @@ def make_manifest(
     region: Mapping[str, Any],
     plan: Mapping[str, Any],
     codec: Mapping[str, Any],
+    assignment: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The manifest as it is stored: plain JSON values, of a size that does not grow with the data."""
+    """The manifest as it is stored: plain JSON values, of a size that does not grow with the data.
+
+    `assignment` names the optional arrays of the planned assignment and the assigner; None where there are none.
+    """
     manifest = {
         "format": FORMAT,
         "code_version": __version__,
@@ -43,6 +47,7 @@ def make_manifest(
         "region": region,
         "plan": plan,
         "codec": codec,
+        "assignment": assignment,
     }
     # Through JSON and back, so that a fresh manifest and a stored one compare equal (tuples become lists).
     return dict(json.loads(json.dumps(manifest, allow_nan=False)))

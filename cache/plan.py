@@ -23,6 +23,7 @@ class PlannedPatch:
     image_sha256, label_sha256: digests of the files' bytes.
     shape: height and width in pixels.
     level_counts: (F, L) rows on every level, one line per flip of the plan.
+    assigned_counts: (F,) priors that the assignment does not call negative; None where it is not planned.
     """
 
     patch_id: str
@@ -30,6 +31,7 @@ class PlannedPatch:
     label_sha256: bytes
     shape: tuple[int, int]
     level_counts: np.ndarray
+    assigned_counts: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class Plan:
     block: np.ndarray  # (V,) uint32
     row_start: np.ndarray  # (V,) uint32, inside the block
     row_stop: np.ndarray  # (V,) uint32
+    # Rows of the planned assignment, counted by themselves; None where it is not planned.
+    assigned_start: np.ndarray | None = None  # (V,) uint32, inside the block
+    assigned_stop: np.ndarray | None = None  # (V,) uint32
 
     @property
     def num_views(self) -> int:
@@ -72,6 +77,14 @@ class Plan:
         """(B,) int64."""
         return np.bincount(self.block, weights=self.rows_per_view, minlength=self.num_blocks).astype(np.int64)
 
+    @property
+    def assigned_per_block(self) -> np.ndarray:
+        """(B,) int64 rows of the planned assignment; zeros without one."""
+        if self.assigned_start is None or self.assigned_stop is None:
+            return np.zeros(self.num_blocks, dtype=np.int64)
+        rows = self.assigned_stop.astype(np.int64) - self.assigned_start
+        return np.bincount(self.block, weights=rows, minlength=self.num_blocks).astype(np.int64)
+
     def view(self, view_index: int) -> View:
         return View(self.patch_ids[self.view_patch[view_index]], FLIPS[self.view_flip[view_index]])
 
@@ -82,7 +95,9 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """The plan's part of the manifest: counts and digests, of constant size."""
         names = "\n".join(self.patch_ids).encode()
-        placement = np.stack([self.view_patch, self.block, self.row_start, self.row_stop]).astype(np.uint32)
+        placement = [self.view_patch, self.block, self.row_start, self.row_stop]
+        if self.assigned_start is not None and self.assigned_stop is not None:
+            placement += [self.assigned_start, self.assigned_stop]
         return {
             "num_patches": len(self.patch_ids),
             "num_views": self.num_views,
@@ -91,7 +106,7 @@ class Plan:
             "patch_digest": array_digest(np.frombuffer(names, dtype=np.uint8)),
             "image_digest": array_digest(self.image_sha256),
             "label_digest": array_digest(self.label_sha256),
-            "placement_digest": array_digest(placement),
+            "placement_digest": array_digest(np.stack(placement).astype(np.uint32)),
         }
 
 
@@ -119,6 +134,11 @@ def make_plan(patches: Sequence[PlannedPatch], flips: Sequence[str], *, views_pe
     level_counts = counts.reshape(-1, counts.shape[-1])
     block = np.repeat(patch_block, len(codes)).astype(np.uint32)
     row_start, row_stop = _row_ranges(block, level_counts.sum(axis=1, dtype=np.int64))
+    assigned_start = assigned_stop = None
+    assigned = [patch.assigned_counts for patch in patches if patch.assigned_counts is not None]
+    if assigned:
+        assert len(assigned) == len(patches), "the assignment is planned for some patches alone"
+        assigned_start, assigned_stop = _row_ranges(block, np.concatenate(assigned).astype(np.int64))
     return Plan(
         patch_ids=tuple(patch.patch_id for patch in patches),
         image_sha256=np.stack([np.frombuffer(patch.image_sha256, dtype=np.uint8) for patch in patches]),
@@ -130,6 +150,8 @@ def make_plan(patches: Sequence[PlannedPatch], flips: Sequence[str], *, views_pe
         block=block,
         row_start=row_start,
         row_stop=row_stop,
+        assigned_start=assigned_start,
+        assigned_stop=assigned_stop,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from cache.layout import RECORD_FIELDS, array_of, open_root, read_plan
+from cache.layout import ASSIGNED_FIELDS, array_of, names_of, open_root, read_plan
 from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import codecs_of
@@ -34,12 +34,16 @@ class TargetRecord:
     weight: (n,) float32 region weights, above 0.
     cls_logits: (n, C) float32.
     box_logits: (n, D, K) float32, maximum of each row of bins at 0.
+    assigned_prior, assigned_object: (m,) int64, the priors that the detection losses do not take for negative, sorted,
+        and their object's place in the ground truth (-1: ignored); None where the cache holds no assignment.
     """
 
     prior_index: np.ndarray
     weight: np.ndarray
     cls_logits: np.ndarray
     box_logits: np.ndarray
+    assigned_prior: np.ndarray | None = None
+    assigned_object: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.prior_index)
@@ -161,24 +165,39 @@ class CacheReader:
 
     def _start(self, view_index: int) -> _PendingRecord:
         block = int(self.plan.block[view_index])
-        start, stop = int(self.plan.row_start[view_index]), int(self.plan.row_stop[view_index])
         self._require_committed(block)
         _require_tensorstore_process()
         if not self._arrays:
-            self._arrays = {name: _open_array(self.path / name) for name in RECORD_FIELDS}
-        if start == stop:
-            # An empty block has no objects to ask.
-            return _PendingRecord(view_index, {})
+            self._arrays = {name: _open_array(self.path / name) for name in names_of(self._root).record}
+        rows = {name: self._rows(name, view_index) for name in self._arrays}
         return _PendingRecord(
-            view_index, {name: array[block, start:stop].read() for name, array in self._arrays.items()}
+            view_index,
+            {
+                name: array[block, rows[name]].read()
+                for name, array in self._arrays.items()
+                # A block without rows has no objects to ask.
+                if rows[name].start < rows[name].stop
+            },
         )
+
+    def _rows(self, field: str, view_index: int) -> slice:
+        """Where a view's rows of a field lie in its block."""
+        plan = self.plan
+        start, stop = plan.row_start, plan.row_stop
+        if field in ASSIGNED_FIELDS:
+            assert plan.assigned_start is not None
+            assert plan.assigned_stop is not None
+            start, stop = plan.assigned_start, plan.assigned_stop
+        return slice(int(start[view_index]), int(stop[view_index]))
 
     def _finish(self, pending: _PendingRecord) -> TargetRecord:
         _require_tensorstore_process()
         view = self.plan.view(pending.view_index)
         try:
-            stored = {name: future.result() for name, future in pending.futures.items()} or {
-                name: np.empty((0, *array.shape[2:]), dtype=array.dtype.numpy_dtype)
+            stored = {
+                name: pending.futures[name].result()
+                if name in pending.futures
+                else np.empty((0, *array.shape[2:]), dtype=array.dtype.numpy_dtype)
                 for name, array in self._arrays.items()
             }
         except ValueError as error:
@@ -192,6 +211,7 @@ class CacheReader:
             self._codecs["weight"].decode(stored["weight"]),
             self._codecs["cls_logits"].decode(stored["cls_logits"]),
             self._codecs["box_logits"].decode(stored["box_logits"]),
+            **{name: stored[name].astype(np.int64) for name in ASSIGNED_FIELDS if name in stored},
         )
 
     def _require_committed(self, block: int) -> None:
@@ -207,7 +227,7 @@ class CacheReader:
 
 @dataclass(frozen=True)
 class _PendingRecord:
-    """A record on its way: one future a field, none for a view without rows."""
+    """A record on its way: one future a field, none where the view has no rows."""
 
     view_index: int
     futures: dict[str, Any]

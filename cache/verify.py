@@ -23,18 +23,17 @@ import zarr
 
 from cache.grid import AnchorGrid
 from cache.layout import (
-    ARRAYS,
-    BLOCK_ARRAYS,
+    ASSIGNED_FIELDS,
     ERROR_COLUMNS,
-    PLAN_ARRAYS,
     POISON_INDEX,
     RECORD_FIELDS,
+    ArrayNames,
     array_of,
     block_digest,
     block_keys,
     commit_key,
     document_digest,
-    document_keys,
+    names_of,
     open_root,
     plan_chunk_keys,
     read_plan,
@@ -87,12 +86,14 @@ def verify_documents(path: str | Path) -> list[Finding]:
     path = Path(path)
     if not any((path / key).is_file() for key in ("zarr.json", DOCUMENTS_CHUNK)):
         open_root(path)  # says what is there instead
-    keys = document_keys(list(ARRAYS))
     cure = _metadata_cure(path)
+    # Not the manifest but the number of digests says which arrays there are: the manifest may be what is damaged.
+    variants = {32 * len(names.documents): names for names in (ArrayNames(False), ArrayNames(True))}
     try:
-        stored = _chunk_bytes(path / DOCUMENTS_CHUNK, 32 * len(keys))
+        stored = _chunk_bytes(path / DOCUMENTS_CHUNK, *variants)
     except ValueError as error:
         return [Finding(DOCUMENTS_CHUNK, f"{error}, so no metadata can be checked", cure)]
+    keys = variants[len(stored)].documents
     findings = []
     for position, key in enumerate(keys):
         if not (path / key).is_file():
@@ -143,7 +144,7 @@ def _uncaptured(path: Path, key: str, problem: str) -> Finding:
     return Finding(key, problem, f"Finish the capture with: make cache-teacher CACHE={path}")
 
 
-def _chunk_bytes(file: Path, size: int) -> bytes:
+def _chunk_bytes(file: Path, *sizes: int) -> bytes:
     """Content of an unsharded chunk, without zarr: the array's metadata may be what is damaged.
 
     Raises:
@@ -158,8 +159,8 @@ def _chunk_bytes(file: Path, size: int) -> bytes:
         content = bytes(numcodecs.zstd.decompress(data[:-4]))
     except Exception as error:
         raise ValueError(f"cannot be decompressed ({error})") from error
-    if len(content) != size:
-        raise ValueError(f"holds {len(content)} bytes, {size} expected")
+    if len(content) not in sizes:
+        raise ValueError(f"holds {len(content)} bytes, {' or '.join(map(str, sizes))} expected")
     return content
 
 
@@ -227,14 +228,21 @@ def _plan_problems(plan: Plan) -> Iterator[tuple[str, str]]:
             f"view {plan.view(view)} has {rows[view]} rows but {plan.rows_per_view[view]} in level_counts",
         )
         return
+    yield from _order_problems(plan, "row_start", plan.row_start, plan.row_stop)
+    if plan.assigned_start is not None and plan.assigned_stop is not None:
+        yield from _order_problems(plan, "assigned_start", plan.assigned_start, plan.assigned_stop)
+
+
+def _order_problems(plan: Plan, name: str, start: np.ndarray, stop: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Do the views of every block lie one after the other?"""
     # By stop as well: a view without rows starts where the next one does.
-    order = np.lexsort((plan.row_stop, plan.row_start, plan.block))
-    block, start, stop = plan.block[order], plan.row_start[order], plan.row_stop[order]
+    order = np.lexsort((stop, start, plan.block))
+    block, start, stop = plan.block[order], start[order], stop[order]
     is_first = np.append(True, block[1:] != block[:-1])
     expected = np.where(is_first, 0, np.append(0, stop[:-1]))
     if (start != expected).any():
         view = int(order[np.flatnonzero(start != expected)[0]])
-        yield "plan/row_start", f"rows of view {plan.view(view)} do not follow those of the view before it in its block"
+        yield f"plan/{name}", f"rows of view {plan.view(view)} do not follow those of the view before it in its block"
 
 
 def _unwritten_findings(path: Path, manifest: Manifest) -> list[Finding]:
@@ -257,10 +265,11 @@ def _surplus(path: Path, key: str) -> Finding:
 
 def _surplus_findings(path: Path, root: zarr.Group) -> list[Finding]:
     """Files that no capture writes; those among the plan's chunks are found by the plan's digests."""
-    expected = {*document_keys(list(ARRAYS)), DOCUMENTS_CHUNK}
-    plan_chunks = tuple(f"plan/{name}/c/" for name in PLAN_ARRAYS)
+    names = names_of(root)
+    expected = {*names.documents, DOCUMENTS_CHUNK}
+    plan_chunks = tuple(f"plan/{name}/c/" for name in names.plan)
     count = int(_manifest(root)["plan"]["num_blocks"])
-    tails = {name: "/0" * (array_of(root, name).ndim - 1) for name in (*BLOCK_ARRAYS, "committed")}
+    tails = {name: "/0" * (array_of(root, name).ndim - 1) for name in (*names.block, "committed")}
 
     def belongs(key: str) -> bool:
         if key in expected or key.startswith(plan_chunks):
@@ -281,9 +290,9 @@ def _files(path: Path) -> Iterator[str]:
 
 def _object_problems(path: Path, root: zarr.Group, block: int, plan: Plan) -> list[tuple[str, str]]:
     """Which objects of a block explain that its digest is wrong."""
-    rows = int(plan.rows_per_block[block])
     problems = []
-    for name, key in zip(BLOCK_ARRAYS, block_keys(root, block), strict=True):
+    for name, key in zip(names_of(root).block, block_keys(root, block), strict=True):
+        rows = int((plan.assigned_per_block if name in ASSIGNED_FIELDS else plan.rows_per_block)[block])
         expected = rows > 0 or name == "capture_error"
         if not (path / key).is_file():
             if expected:
@@ -293,7 +302,7 @@ def _object_problems(path: Path, root: zarr.Group, block: int, plan: Plan) -> li
         else:
             try:
                 # Every byte of an object is under a checksum: that of an inner chunk, or of the shard's index.
-                np.asarray(array_of(root, name)[block, : rows if name in RECORD_FIELDS else None])
+                np.asarray(array_of(root, name)[block, : None if name == "capture_error" else rows])
             except Exception as error:
                 problems.append((key, f"damaged ({str(error).rstrip('.')})"))
     if not problems:
@@ -318,6 +327,7 @@ def _row_problems(root: zarr.Group, block: int, plan: Plan) -> list[tuple[str, s
         problems.append((prior_key, f"{int((prior_index == POISON_INDEX).sum())} rows were never written"))
     if not ((weight > 0) & (weight <= 1)).all():
         problems.append((weight_key, "weights outside (0, 1]"))
+    problems += _assigned_problems(root, block, plan)
     manifest = _manifest(root)
     for view in plan.views_of_block(block):
         index = prior_index[plan.row_start[view] : plan.row_stop[view]]
@@ -335,6 +345,21 @@ def _row_problems(root: zarr.Group, block: int, plan: Plan) -> list[tuple[str, s
                 (prior_key, f"view {plan.view(int(view))}: {counts.tolist()} rows by level, {planned.tolist()} planned")
             )
     return problems
+
+
+def _assigned_problems(root: zarr.Group, block: int, plan: Plan) -> Iterator[tuple[str, str]]:
+    """The same of the planned assignment, where there is one."""
+    if plan.assigned_start is None or plan.assigned_stop is None:
+        return
+    rows = int(plan.assigned_per_block[block])
+    keys = dict(zip(names_of(root).block, block_keys(root, block), strict=True))
+    prior, matched = (np.asarray(array_of(root, name)[block, :rows]).astype(np.int64) for name in ASSIGNED_FIELDS)
+    if (matched < -1).any():
+        yield keys["assigned_object"], f"{int((matched < -1).sum())} rows were never written"
+    for view in plan.views_of_block(block):
+        index = prior[plan.assigned_start[view] : plan.assigned_stop[view]]
+        if (np.diff(index) <= 0).any():
+            yield keys["assigned_prior"], f"view {plan.view(int(view))}: prior indices do not rise"
 
 
 def grid_of(manifest: Manifest, shape: np.ndarray) -> AnchorGrid | None:
@@ -419,7 +444,7 @@ def block_statistics(path: str | Path, block: int, plan: Plan | None = None) -> 
     counters = {name: _FieldCounter(name, manifest) for name in RECORD_FIELDS}
     sizes = {}
     try:
-        for name, key in zip(BLOCK_ARRAYS, block_keys(root, block), strict=True):
+        for name, key in zip(names_of(root).block, block_keys(root, block), strict=True):
             file = path / key
             sizes[name] = {block: file.stat().st_size if file.is_file() else 0}
         for name, counter in counters.items():

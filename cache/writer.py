@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,14 @@ import numpy as np
 import zarr
 
 from cache.layout import (
-    BLOCK_ARRAYS,
+    ASSIGNED_FIELDS,
     ERROR_COLUMNS,
-    RECORD_FIELDS,
     array_of,
     array_specs,
     block_digest,
     block_keys,
     create_arrays,
+    names_of,
     open_root,
     sync_to_disk,
 )
@@ -43,6 +43,7 @@ ALL_SECTIONS = (
     "region",
     "plan",
     "codec",
+    "assignment",
 )
 # Blocks are locked as bytes of this document, one byte a block, most of them past its end: nothing is written for it.
 LOCKED_DOCUMENT = "zarr.json"
@@ -101,8 +102,9 @@ class CacheWriter:
         except BaseException:
             self.close()
             raise
+        self.names = names_of(self.root)
         for block in self.missing_blocks():
-            _remove_partial_files(self.path, block)
+            _remove_partial_files(self.path, (*self.names.block, "committed"), block)
 
     def missing_blocks(self) -> list[int]:
         """Blocks of this part that no commit covers yet."""
@@ -115,16 +117,16 @@ class CacheWriter:
         Args:
             block: index of the block.
             fields: the stored arrays, rows of the block's views one after the other: prior_index (n,) uint32,
-                weight (n,), cls_logits (n, C) and box_logits (n, D, K) in the dtypes of their codecs.
+                weight (n,), cls_logits (n, C) and box_logits (n, D, K) in the dtypes of their codecs; where the
+                assignment is planned, assigned_prior (m,) uint32 and assigned_object (m,) int32.
             error: (len(ERROR_COLUMNS),) measured errors.
 
         Raises:
             ValueError: a field of another length or dtype than planned.
         """
-        rows = int(self.plan.rows_per_block[block])
-        for name in RECORD_FIELDS:
+        for name in self.names.record:
             array = array_of(self.root, name)
-            wanted = (rows, *array.shape[2:])
+            wanted = (self.rows_of(name, block), *array.shape[2:])
             if fields[name].shape != wanted or fields[name].dtype != array.dtype:
                 raise ValueError(
                     f"block {block}: {name} has shape {fields[name].shape} {fields[name].dtype}, the plan says "
@@ -133,18 +135,23 @@ class CacheWriter:
         # Left over from a capture that was killed in this block: a half-written shard must not be merged into.
         for key in block_keys(self.root, block):
             (self.path / key).unlink(missing_ok=True)
-        if rows:
-            for name in RECORD_FIELDS:
-                array_of(self.root, name)[block, :rows] = fields[name]
+        for name in self.names.record:
+            if self.rows_of(name, block):
+                array_of(self.root, name)[block, : self.rows_of(name, block)] = fields[name]
         array_of(self.root, "capture_error")[block] = np.asarray(error, dtype=np.float64).reshape(len(ERROR_COLUMNS))
-        files = [self.path / key for key in block_keys(self.root, block)]
-        written = [file for file in files if file.is_file()]
-        assert len(written) == (len(BLOCK_ARRAYS) if rows else 1), f"block {block}: objects missing after the write"
+        written = [file for file in (self.path / key for key in block_keys(self.root, block)) if file.is_file()]
+        expected = 1 + sum(self.rows_of(name, block) > 0 for name in self.names.record)
+        assert len(written) == expected, f"block {block}: objects missing after the write"
         for file in written:
             sync_to_disk(file)
         digest = block_digest(self.path, self.root, block)
         array_of(self.root, "committed")[block] = np.frombuffer(digest, dtype=np.uint8)
         return sum(file.stat().st_size for file in written)
+
+    def rows_of(self, field: str, block: int) -> int:
+        """Rows of a field in a block, as planned."""
+        counts = self.plan.assigned_per_block if field in ASSIGNED_FIELDS else self.plan.rows_per_block
+        return int(counts[block])
 
     def close(self) -> None:
         if self._lock is not None:
@@ -265,8 +272,8 @@ def _set_lock(descriptor: int, kind: int, start: int, length: int, path: Path) -
         raise ValueError(f"{path} is being written by another capture. Wait for it, or stop it first") from None
 
 
-def _remove_partial_files(path: Path, block: int) -> None:
+def _remove_partial_files(path: Path, names: Sequence[str], block: int) -> None:
     """Zarr leaves `*.partial` files where a process was killed while writing; only those of our own block are ours."""
-    for name in (*BLOCK_ARRAYS, "committed"):
+    for name in names:
         for file in (path / name / "c" / str(block)).rglob("*.partial"):
             file.unlink()

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from mmdet.models.task_modules.assigners import BaseAssigner
 from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
+from mmengine.structures import InstanceData
 from mmrotate.registry import TASK_UTILS
 from mmrotate.structures.bbox import RotatedBoxes, rbbox_overlaps
 from torch import Tensor
 
+from cache.grid import AnchorGrid
 from distill.boxes import legacy_oc
 
 # Objects per call of the pairwise overlap, whose temporaries are (objects, priors, 2).
@@ -75,6 +79,46 @@ def circumscribed_boxes(boxes: Tensor) -> Tensor:
     height = sin * boxes[:, 2] + cos * boxes[:, 3]
     angle = torch.full_like(width, math.pi / 2)
     return torch.stack([boxes[:, 0], boxes[:, 1], height, width, angle], dim=1)
+
+
+def planned_assignment(
+    assigner: BaseAssigner, gt_instances: InstanceData, grid: AnchorGrid, priors: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """The priors that an assigner does not call negative, and each one's object.
+
+    Only priors that an object's outer box touches are shown to it: the IoU of all others is 0. Where an object touches
+    none, low-quality matching gives it all priors of IoU 0, so all are shown.
+
+    Args:
+        assigner: of IoU, such as `MaxIoUAssigner`.
+        gt_instances: (G,) rotated boxes and labels.
+        grid, priors: where the priors lie, and (P, 5) the head's own boxes of them.
+
+    Returns:
+        (m,) int64 sorted flat indices, and (m,) int64 places in `gt_instances`; -1 for ignored priors.
+    """
+    corners = _corners(gt_instances.bboxes).cpu().numpy()
+    near = np.zeros(grid.num_priors, dtype=bool)
+    shown_to_all = True
+    for box in corners:
+        touched = False
+        for level, (rows, columns) in enumerate(grid.feature_sizes):
+            reach = grid.shapes(level).max(axis=0) / 2
+            stride = grid.strides[level]
+            # One cell more on each side than the box needs: rounding must not lose one.
+            left, top = (np.floor((box[:2] - reach) / stride) - 1).clip(min=0).astype(int)
+            right, bottom = np.ceil((box[2:] + reach) / stride).astype(int) + 2
+            start, stop = grid.level_offsets[level : level + 2]
+            window = near[start:stop].reshape(rows, columns, -1)[top : max(bottom, 0), left : max(right, 0)]
+            window[...] = True
+            touched |= window.size > 0
+        shown_to_all &= touched
+    shown = np.flatnonzero(near) if shown_to_all else np.arange(grid.num_priors)
+    # 0 negative, -1 ignored, k the object before k.
+    shown_priors = InstanceData(priors=RotatedBoxes(priors[torch.from_numpy(shown)]))
+    assigned = assigner.assign(shown_priors, gt_instances).gt_inds.numpy()
+    rows = np.flatnonzero(assigned)
+    return shown[rows].astype(np.int64), np.maximum(assigned[rows] - 1, -1).astype(np.int64)
 
 
 def _corners(boxes: RotatedBoxes | Tensor) -> Tensor:

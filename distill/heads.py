@@ -84,7 +84,7 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         if box_loss_rows not in ("positive", "all"):
             raise ValueError(f"box_loss_rows is {box_loss_rows!r}; 'positive' or 'all' needed")
         self.box_loss_rows = box_loss_rows
-        self._anchors: dict[tuple[AnchorGrid, torch.device], Tensor] = {}
+        self._priors: dict[tuple[AnchorGrid, torch.device], Tensor] = {}
         self.reg_max = reg_max
         self.xywh_range = tuple(xywh_range)
         self.angle_range = tuple(angle_range)
@@ -121,15 +121,14 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         """(M, 5, K) logits -> (M, 5) expected coder deltas."""
         return torch.cat([self.integral(box_logits[:, :4]), self.integral_angle(box_logits[:, 4:])], dim=1)
 
-    def _upright_priors(self, grid: AnchorGrid, prior_index: Tensor) -> RotatedBoxes:
-        """Priors by flat index, without the others."""
-        anchors = self._anchors.get((grid, prior_index.device))
-        if anchors is None:
-            corners = torch.from_numpy(grid.anchors).to(prior_index.device)
-            anchors = torch.cat([corners, torch.zeros_like(corners[:, :1])], dim=1)
+    def priors(self, grid: AnchorGrid, device: torch.device | str = "cpu") -> Tensor:
+        """(P, 5) all priors as the generator makes them: ties of their IoU break by the last bit."""
+        key = grid, torch.device(device)
+        if key not in self._priors:
+            levels = self.prior_generator.grid_priors(grid.feature_sizes, device=device)
             # Images of a batch share a size, and batches mostly do.
-            self._anchors = {(grid, prior_index.device): anchors}
-        return RotatedBoxes(anchors[prior_index])
+            self._priors = {key: torch.cat([get_box_tensor(level) for level in levels])}
+        return self._priors[key]
 
     def loss_by_feat(
         self,
@@ -203,8 +202,8 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
             torch.arange(len(counts), device=device), torch.tensor(counts, device=device)
         )
         if not self.reg_decoded_bbox:
-            upright = self._upright_priors(grid, prior_index)
-            target_boxes = self.bbox_coder.encode(upright, RotatedBoxes(target_boxes))
+            matched_priors = RotatedBoxes(self.priors(grid, device)[prior_index])
+            target_boxes = self.bbox_coder.encode(matched_priors, RotatedBoxes(target_boxes))
         return Assignment(
             labels, label_weights, image_index, prior_index, target_boxes, sum(max(count, 1) for count in counts)
         )
@@ -220,7 +219,8 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         grid = self.grid_of_maps(cls_scores)
         level, _, box_logits = self.gather(cls_scores, bbox_preds, assigned.image_index, assigned.prior_index)
         if self.reg_decoded_bbox:
-            predicted = self._boxes_at(self._upright_priors(grid, assigned.prior_index), box_logits)
+            priors = self.priors(grid, box_logits.device)[assigned.prior_index]
+            predicted = self._boxes_at(RotatedBoxes(priors), box_logits)
         else:
             predicted = self._deltas(box_logits)
         losses: dict[str, list[Tensor]] = {"loss_cls": [], "loss_bbox": []}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import mmcv
@@ -17,6 +18,7 @@ from mmrotate.registry import TRANSFORMS
 from cache.reader import CacheReader, TargetRecord
 from cache.verify import grid_of
 from cache.view import FLIPS
+from distill.heads import PLANNED_ASSIGNMENT
 from distill.region import box_region
 
 # Transforms whose output depends on the patch alone; any other makes the set of views unknown.
@@ -112,12 +114,20 @@ class LoadTeacherTargets(BaseTransform):
         cache: path of the store; `make distill` fills it in from the config's `cache`.
         region: rule (see `box_region`) of a student that learns on a part of the stored region; all of it where None.
         check_image: compare the digest of the image file.
+        assignment: hand on the planned assignment, which the cache must hold.
     """
 
-    def __init__(self, cache: str | None = None, region: dict | None = None, check_image: bool = True) -> None:
+    def __init__(
+        self,
+        cache: str | None = None,
+        region: dict | None = None,
+        check_image: bool = True,
+        assignment: bool = False,
+    ) -> None:
         self.cache = cache
         self.region = region
         self.check_image = check_image
+        self.assignment = assignment
         self._reader: CacheReader | None = None
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +142,13 @@ class LoadTeacherTargets(BaseTransform):
         if self.region is not None:
             record = self._part_of(record, results)
         results["teacher_targets"] = record
+        if self.assignment:
+            if record.assigned_prior is None:
+                raise ValueError(
+                    f"cache {self.cache} holds no planned assignment. Capture one with plan_assignment = True in the "
+                    "config, or train with plan_assignment = False"
+                )
+            results[PLANNED_ASSIGNMENT] = record.assigned_prior, record.assigned_object
         return results
 
     def _part_of(self, record: TargetRecord, results: dict[str, Any]) -> TargetRecord:
@@ -145,12 +162,21 @@ class LoadTeacherTargets(BaseTransform):
                 f"cache {self.cache}, patch {results['img_id']}: prior {prior_index[~inside][0]} of the student's "
                 f"region {self.region} is not stored. Capture a cache with that region"
             )
-        return TargetRecord(prior_index, weight, record.cls_logits[rows], record.box_logits[rows])
+        return replace(
+            record,
+            prior_index=prior_index,
+            weight=weight,
+            cls_logits=record.cls_logits[rows],
+            box_logits=record.box_logits[rows],
+        )
 
 
 @TRANSFORMS.register_module()
 class PackDistillInputs(PackDetInputs):
-    """`PackDetInputs` that also packs the teacher's targets, as `data_sample.teacher_targets`."""
+    """`PackDetInputs` that also packs the teacher's targets, as `data_sample.teacher_targets`.
+
+    A planned assignment becomes metadata of the sample, where `RotatedRetinaDistributionHead` looks for it.
+    """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         packed = super().transform(results)
@@ -162,6 +188,9 @@ class PackDistillInputs(PackDetInputs):
                 cls_logits=torch.from_numpy(record.cls_logits),
                 box_logits=torch.from_numpy(record.box_logits),
             )
+        if PLANNED_ASSIGNMENT in results:
+            assignment = tuple(torch.from_numpy(values) for values in results[PLANNED_ASSIGNMENT])
+            packed["data_samples"].set_metainfo({PLANNED_ASSIGNMENT: assignment})
         return packed
 
 

@@ -24,10 +24,11 @@ from cache.layout import ERROR_COLUMNS, ERROR_TEMPERATURES
 from cache.plan import VIEWS_PER_BLOCK, Plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec, subtract_row_max
 from cache.view import FLIPS
+from distill.assign import planned_assignment
 from distill.region import box_region
 from distill.teacher import FrozenTeacher
 from pipelines.command import positive_int
-from pipelines.experiment import describe_student, training_set, view_pipeline
+from pipelines.experiment import build_assigner, describe_assignment, describe_student, training_set, view_pipeline
 
 # What the teacher may compute in: float32, or autocast to one of the others.
 DTYPES = ("float32", "bfloat16", "float16")
@@ -39,13 +40,15 @@ BOX_CHANGE_ROWS = 65536
 class PatchViews:
     """All views of one patch, ready for the teacher; F flips.
 
-    images: (F, 3, H, W) uint8. prior_index, weight: F arrays of the views' regions.
+    images: (F, 3, H, W) uint8. prior_index, weight: F arrays of the views' regions. assigned: F pairs of the planned
+    assignment; none where it is not planned.
     """
 
     patch: int
     images: Tensor
     prior_index: list[np.ndarray]
     weight: list[np.ndarray]
+    assigned: Sequence[tuple[np.ndarray, np.ndarray]] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class PatchLogits:
     weight: np.ndarray  # (M,) float32
     cls_logits: Tensor  # (M, C) float32
     box_logits: Tensor  # (M, D, K) float32, row maximum at 0
+    assigned: Sequence[tuple[np.ndarray, np.ndarray]]  # F pairs (m,) priors and objects, or none
 
 
 @dataclass
@@ -160,6 +164,7 @@ class Capture:
                 weight=np.concatenate(views.weight),
                 cls_logits=cls_rows.float(),
                 box_logits=subtract_row_max(box_rows.float()),
+                assigned=views.assigned,
             )
             for views, cls_rows, box_rows in zip(patches, cls_logits.split(rows), box_logits.split(rows), strict=True)
         ]
@@ -182,6 +187,10 @@ class Capture:
         prior_index = np.concatenate([answer.prior_index for answer in answers])
         weight = np.concatenate([answer.weight for answer in answers])
         fields = {"prior_index": prior_index, "weight": weight.astype(codecs["weight"].dtype)}
+        pairs = [pair for answer in answers for pair in answer.assigned]
+        if pairs:
+            fields["assigned_prior"] = np.concatenate([prior for prior, _ in pairs]).astype(np.uint32)
+            fields["assigned_object"] = np.concatenate([matched for _, matched in pairs]).astype(np.int32)
         error = dict.fromkeys(ERROR_COLUMNS, 0.0)
         decoded = {}
         for field in LOGIT_FIELDS:
@@ -215,6 +224,7 @@ class ViewDataset(Dataset):
         self.plan = plan
         self.head = teacher.head
         self.region = dict(config.region)
+        self.assigner = build_assigner(config)
         self.flips = [FLIPS[code] for code in sorted(set(plan.view_flip.tolist()))]
         self.position = {self.dataset.get_data_info(index)["img_id"]: index for index in range(len(self.dataset))}
         # Patches share a few sizes; a grid's anchors are built once.
@@ -231,7 +241,7 @@ class ViewDataset(Dataset):
         info = self.dataset.get_data_info(self.position[patch_id])
         shape = tuple(int(side) for side in self.plan.patch_shape[patch])
         grid = self.grid(*shape)
-        images, indices, weights = [], [], []
+        images, indices, weights, assigned = [], [], [], []
         for flip in self.flips:
             packed = self.dataset.pipeline({**info, "forced_flip": flip})
             sample = packed["data_samples"]
@@ -243,7 +253,9 @@ class ViewDataset(Dataset):
             images.append(packed["inputs"])
             indices.append(prior_index)
             weights.append(weight)
-        return PatchViews(patch, torch.stack(images), indices, weights)
+            if self.assigner is not None:
+                assigned.append(planned_assignment(self.assigner, sample.gt_instances, grid, self.head.priors(grid)))
+        return PatchViews(patch, torch.stack(images), indices, weights, assigned)
 
 
 def require_range(codec: FieldCodec, values: Tensor, field: str, where: str) -> None:
@@ -341,7 +353,12 @@ def describe_capture(config: Config, capture: Capture) -> dict[str, Any]:
                 f"preprocessing.{key} is {theirs} in the teacher's config but {ours} in the student's. Both see the "
                 "same tensor: make them equal"
             )
-    return {"teacher": capture.teacher.describe(), "numeric": describe_numeric(capture), **student}
+    return {
+        "teacher": capture.teacher.describe(),
+        "numeric": describe_numeric(capture),
+        "assignment": describe_assignment(config),
+        **student,
+    }
 
 
 def describe_numeric(capture: Capture) -> dict[str, Any]:

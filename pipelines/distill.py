@@ -18,7 +18,7 @@ from mmengine.config import Config
 from cache.manifest import ManifestMismatch, is_allowed, require_equal
 from cache.reader import CacheReader
 from pipelines.command import run_command, warn
-from pipelines.experiment import describe_student, require_keys, training_set
+from pipelines.experiment import describe_assignment, describe_student, require_keys, training_set
 from pipelines.plan import label_digest
 from pipelines.train import add_training_arguments, prepare, require_training_images, train
 
@@ -72,6 +72,16 @@ def require_matching_cache(config: Config, reader: CacheReader) -> None:
     if is_inside(student["region"], stored["region"]) and "region" not in allowed:
         targets_step(config)["region"] = dict(config.region)
         student["region"] = stored["region"]
+    wants_assignment = describe_assignment(config)
+    if wants_assignment is not None:
+        require_equal(
+            {"assignment": wants_assignment},
+            reader.manifest,
+            place=f"cache {reader.path}",
+            cure="Capture a cache with this assigner, or let the student assign by itself: plan_assignment = False.",
+            sections=("assignment",),
+        )
+        targets_step(config)["assignment"] = True
     place = f"cache {reader.path}"
     overrides = require_equal(student, stored, place=place, cure=cure, sections=SHARED_SECTIONS, allowed=allowed)
     reader.require_complete()

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mmdet.datasets.base_det_dataset import BaseDetDataset
+from mmdet.models.task_modules.assigners import BaseAssigner
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmrotate.registry import DATASETS, MODELS
+from mmrotate.registry import DATASETS, MODELS, TASK_UTILS
 
+from cache.layout import ASSIGNED_FIELDS
 from distill.heads import RotatedRetinaDistributionHead
 from distill.region import describe_region
 from distill.transforms import describe_views
@@ -76,6 +78,29 @@ def view_pipeline(config: Config) -> list[dict[str, Any]]:
 def training_set(config: Config, pipeline: list[dict[str, Any]]) -> BaseDetDataset:
     """The student's training set with another pipeline."""
     return DATASETS.build({**config.train_dataloader.dataset, "pipeline": pipeline, "serialize_data": False})
+
+
+def build_assigner(config: Config) -> BaseAssigner | None:
+    """The assigner whose answers the cache shall hold; None where the config does not plan them.
+
+    Raises:
+        ValueError: a config whose assignment depends on more than priors and labels.
+    """
+    if not config.get("plan_assignment", False):
+        return None
+    if config.model.train_cfg.allowed_border >= 0:
+        raise ValueError(
+            f"train_cfg.allowed_border is {config.model.train_cfg.allowed_border}; a planned assignment needs -1 (all "
+            "priors). Set it, or plan_assignment = False"
+        )
+    return TASK_UTILS.build(config.model.train_cfg.assigner)
+
+
+def describe_assignment(config: Config) -> dict[str, Any] | None:
+    """The planned assignment as the manifest states it; None where the config does not plan it."""
+    if not config.get("plan_assignment", False):
+        return None
+    return {"arrays": list(ASSIGNED_FIELDS), "assigner": config.model.train_cfg.assigner.to_dict()}
 
 
 def describe_student(config: Config) -> dict[str, Any]:

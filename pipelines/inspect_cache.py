@@ -25,7 +25,7 @@ from mmengine.config import Config, DictAction
 from rich.console import Console
 from rich.table import Table
 
-from cache.layout import BLOCK_ARRAYS, ERROR_COLUMNS, RECORD_FIELDS
+from cache.layout import ERROR_COLUMNS, RECORD_FIELDS
 from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec
@@ -283,9 +283,7 @@ def _codec_cells(field: dict[str, Any]) -> list[str]:
 
 
 def _block_bytes(statistics: BlockStatistics) -> dict[int, int]:
-    return {
-        block: sum(statistics.object_bytes[name][block] for name in BLOCK_ARRAYS) for block in statistics.block_rows
-    }
+    return {block: sum(sizes[block] for sizes in statistics.object_bytes.values()) for block in statistics.block_rows}
 
 
 def _strides(manifest: Manifest, plan: Plan) -> list[int]:

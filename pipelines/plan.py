@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.config import Config, DictAction
+from mmengine.structures import InstanceData
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -27,10 +29,19 @@ from torch.utils.data import DataLoader, Dataset
 from cache.plan import VIEWS_PER_BLOCK, Plan, PlannedPatch, make_plan
 from cache.quantize import FLOATS, PRESETS, FieldCodec
 from cache.view import FLIPS
+from distill.assign import planned_assignment
 from distill.region import box_region
 from pipelines.capture import Capture, add_capture_arguments, add_teacher_arguments, describe_capture, load_teacher
 from pipelines.command import available_cores, positive_int, progress, run_command
-from pipelines.experiment import build_head, describe_student, load_config, require_keys, training_set, view_pipeline
+from pipelines.experiment import (
+    build_assigner,
+    build_head,
+    describe_student,
+    load_config,
+    require_keys,
+    training_set,
+    view_pipeline,
+)
 from pipelines.probe import Probe, run_probe
 
 # A step's codes take two bytes where their range needs it.
@@ -90,6 +101,7 @@ class PlannedPatches(Dataset):
         self.dataset = training_set(config, [step for step in pipeline if step["type"] != "LoadPatch"])
         self.region = dict(config.region)
         self.head = build_head(config)
+        self.assigner = build_assigner(config)
         self.flips: list[str] = describe_student(config)["views"]["flips"]
         if not len(self.dataset):
             raise ValueError(f"the training set {self.dataset.data_prefix['img_path']} holds no patch with objects")
@@ -102,17 +114,21 @@ class PlannedPatches(Dataset):
         content = Path(info["img_path"]).read_bytes()
         shape = _image_shape(content, info["img_path"])
         grid = self.head.grid(*shape)
-        counts = []
+        counts, assigned = [], []
         for flip in self.flips:
             view = self.dataset.pipeline({**info, "img_shape": shape, "ori_shape": shape, "forced_flip": flip})
             prior_index, _ = box_region(view["gt_bboxes"].tensor.numpy(), grid, **self.region)
             counts.append(grid.level_counts(prior_index))
+            if self.assigner is not None:
+                objects = InstanceData(bboxes=view["gt_bboxes"], labels=torch.from_numpy(view["gt_bboxes_labels"]))
+                assigned.append(len(planned_assignment(self.assigner, objects, grid, self.head.priors(grid))[0]))
         return PlannedPatch(
             patch_id=info["img_id"],
             image_sha256=hashlib.sha256(content).digest(),
             label_sha256=label_digest(info["label_path"]),
             shape=shape,
             level_counts=np.stack(counts),
+            assigned_counts=np.asarray(assigned) if self.assigner is not None else None,
         )
 
 

@@ -208,6 +208,9 @@ def _plan_of_patches(plan: Plan, patches: Sequence[int]) -> Plan:
     """The plan of a cache of some patches alone, a block each."""
     codes = sorted(set(plan.view_flip.tolist()))
     counts = plan.level_counts.reshape(len(plan.patch_ids), len(codes), -1)
+    assigned = None
+    if plan.assigned_start is not None and plan.assigned_stop is not None:
+        assigned = (plan.assigned_stop.astype(np.int64) - plan.assigned_start).reshape(len(plan.patch_ids), -1)
     planned = [
         PlannedPatch(
             patch_id=plan.patch_ids[patch],
@@ -215,6 +218,7 @@ def _plan_of_patches(plan: Plan, patches: Sequence[int]) -> Plan:
             label_sha256=plan.label_sha256[patch].tobytes(),
             shape=tuple(plan.patch_shape[patch].tolist()),
             level_counts=counts[patch],
+            assigned_counts=None if assigned is None else assigned[patch],
         )
         for patch in patches
     ]
@@ -228,20 +232,29 @@ def _empty_bytes(path: Path, plan: Plan, sections: Mapping[str, Any]) -> int:
 
 
 def _predicted_seconds(plan: Plan, costs: Sequence[_PatchCost], *, overlapped: bool) -> float:
-    """Seconds of all patches, each a fixed part and one that grows with its rows.
+    """Seconds of the whole capture. Each kind of work has a part that grows with the rows and one that does not.
 
-    The writer works beside the teacher. On a CPU both want the same cores, so their times add up; a device does not
-    mind, and the slower of the two decides.
+    The fixed part of asking is paid for every patch, those of quantising and writing for every block. The writer works
+    beside the teacher. On a CPU both want the same cores, so their times add up; a device does not mind, and the slower
+    of the two decides.
     """
     rows = np.asarray([cost.rows for cost in costs], dtype=np.float64)
-    every = _rows_per_patch(plan)
-    compute = _extrapolate(rows, np.asarray([cost.asking + cost.encoding for cost in costs]), every)
-    writing = _extrapolate(rows, np.asarray([cost.writing for cost in costs]), every)
-    return max(compute, writing) if overlapped else compute + writing
+    asking, encoding, writing = (
+        _extrapolate(rows, np.asarray([getattr(cost, kind) for cost in costs]), plan.num_rows, count)
+        for kind, count in (
+            ("asking", len(plan.patch_ids)),
+            ("encoding", plan.num_blocks),
+            ("writing", plan.num_blocks),
+        )
+    )
+    return max(asking + encoding, writing) if overlapped else asking + encoding + writing
 
 
-def _extrapolate(rows: np.ndarray, seconds: np.ndarray, every: np.ndarray) -> float:
-    """Sum over all patches of the line through the probed ones; neither of its two parts is negative."""
+def _extrapolate(rows: np.ndarray, seconds: np.ndarray, all_rows: int, count: int) -> float:
+    """Seconds of `count` pieces of work with `all_rows` in all, by the line through the probed ones.
+
+    Neither part of the line is negative.
+    """
     if np.ptp(rows) > 0:
         slope, fixed = np.polyfit(rows, seconds, 1)
         if slope < 0:
@@ -249,8 +262,8 @@ def _extrapolate(rows: np.ndarray, seconds: np.ndarray, every: np.ndarray) -> fl
         elif fixed < 0:
             slope, fixed = seconds.sum() / rows.sum(), 0.0
     else:
-        slope, fixed = 0.0, seconds.mean()
-    return float(fixed * len(every) + slope * every.sum())
+        slope, fixed = seconds.sum() / max(1.0, rows.sum()), 0.0
+    return float(fixed * count + slope * all_rows)
 
 
 def _rows_per_patch(plan: Plan) -> np.ndarray:

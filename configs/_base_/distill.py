@@ -3,6 +3,8 @@
 # Filled in by a student's config: the teacher that `make cache-teacher` runs, and the store it fills.
 region = dict(factor=0.25, topk=9)
 codec = "default"
+# Which prior learns which object is stored as well: the training step computes no IoU.
+plan_assignment = True
 distillation = dict(
     type="RegionDistillation",
     loss_ld=dict(type="DistributionDistillationLoss", loss_weight=10.0, temperature=5.0),

@@ -15,6 +15,8 @@ _base_ = ["../plain/l1_r18_1x_dota.py", "../_base_/distill.py"]
 
 teacher = dict(config="configs/teacher/l1_r34_2x_dota.py", checkpoint="work_dirs/teacher_l1_r34_2x_dota/epoch_24.pth")
 cache = "caches/l1_r34_dota.zarr"
+# Rotated IoU with every prior takes seconds a view on a CPU, which is where planning would compute it.
+plan_assignment = False
 
 model = dict(type="CachedDistiller", distillation={{_base_.distillation}})
 train_dataloader = dict(dataset=dict(pipeline={{_base_.distill_pipeline}}))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.layout import ERROR_COLUMNS
+from cache.layout import ASSIGNED_FIELDS, ERROR_COLUMNS
 from cache.manifest import make_manifest
 from cache.plan import Plan, PlannedPatch, make_plan
 from cache.quantize import CODED_FIELDS, ValueRange, choose_codecs, resolve_codec
@@ -21,14 +21,21 @@ NO_ERROR = np.zeros(len(ERROR_COLUMNS))
 RANGES = {"cls_logits": ValueRange(-9.0, 2.0), "box_logits": ValueRange(-14.0, 0.0)}
 
 
-def small_plan(num_patches: int = 6, flips: Sequence[str] = FLIPS, seed: int = 0, views_per_block: int = 8) -> Plan:
+def small_plan(
+    num_patches: int = 6,
+    flips: Sequence[str] = FLIPS,
+    seed: int = 0,
+    views_per_block: int = 8,
+    assigned: bool = False,
+) -> Plan:
     """Patches with random row counts; the first one has no object."""
     random = np.random.default_rng(seed)
     patches = []
     for number in range(num_patches):
         counts = random.integers(0, 60, (len(flips), 3)) * (number > 0)
         digest = bytes([number]) * 32
-        patches.append(PlannedPatch(f"P{number:04d}__a__128__0___0", digest, digest, (128, 128), counts))
+        planned = random.integers(0, 9, len(flips)) * (number > 0) if assigned else None
+        patches.append(PlannedPatch(f"P{number:04d}__a__128__0___0", digest, digest, (128, 128), counts, planned))
     return make_plan(patches, flips, views_per_block=views_per_block)
 
 
@@ -43,6 +50,7 @@ def small_manifest(plan: Plan, preset: str = "default", **sections: Any) -> dict
         "numeric": {"threads": 1},
         "region": {"factor": 0.25, "topk": 9},
         "plan": plan.describe(),
+        "assignment": None if plan.assigned_start is None else {"arrays": list(ASSIGNED_FIELDS), "assigner": {}},
         "codec": {
             "preset": preset,
             "requested": resolve_codec(preset),
@@ -59,7 +67,16 @@ def block_logits(plan: Plan, block: int) -> dict[str, np.ndarray]:
     index = [np.sort(random.choice(NUM_PRIORS, count, replace=False)) for count in rows]
     total = sum(rows)
     box = random.uniform(-14, 0, (total, *BOX_SHAPE)).astype(np.float32)
-    return {
+    assigned = {}
+    if plan.assigned_start is not None and plan.assigned_stop is not None:
+        members = plan.views_of_block(block)
+        counts = (plan.assigned_stop.astype(int) - plan.assigned_start)[members]
+        priors = [np.sort(random.choice(NUM_PRIORS, count, replace=False)) for count in counts]
+        assigned = {
+            "assigned_prior": np.concatenate(priors).astype(np.uint32),
+            "assigned_object": random.integers(-1, 5, counts.sum()).astype(np.int32),
+        }
+    return assigned | {
         "prior_index": np.concatenate(index).astype(np.uint32),
         "weight": random.uniform(0.01, 1, total).astype(np.float32),
         "cls_logits": random.uniform(-9, 2, (total, NUM_CLASSES)).astype(np.float32),

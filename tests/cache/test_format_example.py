@@ -15,7 +15,7 @@ from cache.layout import ERROR_COLUMNS, block_digest
 from cache.plan import PlannedPatch, make_plan
 from cache.reader import CacheReader
 from cache.writer import CacheWriter
-from tests.cache.store_tools import contents, small_manifest
+from tests.cache.store_tools import contents, small_manifest, small_plan, write_store
 from tests.conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "cache/FORMAT.md").read_text(encoding="utf-8")
@@ -65,30 +65,55 @@ def fenced(language: str) -> list[tuple[str, str]]:
     return found
 
 
-def table_rows(heading: str) -> list[list[str]]:
-    """The cells of the first table after a heading, without back quotes."""
-    text = PAGE.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+def table_rows(before: str) -> list[list[str]]:
+    """The cells of the first table after a text, without back quotes."""
+    text = PAGE.split(before, 1)[1]
     lines = re.search(r"(^\|.*\n)+", text, flags=re.MULTILINE)[0].splitlines()
     return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def test_the_table_names_every_array_as_it_is(store: Path) -> None:
+    assert documented_arrays(store, "## Arrays\n", SIZES) == arrays_of(store)
+
+
+def test_the_optional_arrays(tmp_path: Path) -> None:
+    """A store of the same shape with an assignment: five rows in the fuller block."""
+    plan = small_plan(2, ("none", "horizontal"), views_per_block=2, assigned=True)
+    write_store(tmp_path / NAME, plan, "small")
+    rows = int(plan.assigned_per_block.max())
+    assert rows > 0
+    found = documented_arrays(tmp_path / NAME, "**Planned assignment**", SIZES | {"A": rows, "a": rows})
+    assert found == arrays_of(tmp_path / NAME) - arrays_of_example(tmp_path / "plain.zarr")
+
+
+def arrays_of_example(path: Path) -> set[str]:
+    write_example(path)
+    return arrays_of(path)
+
+
+def arrays_of(store: Path) -> set[str]:
+    group = zarr.open_group(store, mode="r")
+    return {name for name, _ in group.arrays()} | {f"plan/{name}" for name, _ in group["plan"].arrays()}
+
+
+def documented_arrays(store: Path, before: str, sizes: dict[str, int]) -> set[str]:
+    """Names of a table's arrays, after comparing what it says of them."""
     group = zarr.open_group(store, mode="r")
     arrays = dict(group.arrays()) | {f"plan/{name}": array for name, array in group["plan"].arrays()}
-    documented = {}
-    for name, dimensions, dtype, chunk, fill, *_ in table_rows("Arrays"):
+    documented = set()
+    for name, dimensions, dtype, chunk, fill, *_ in table_rows(before):
         array = arrays[name]
         labels, letters = zip(*(part.rsplit(" ", 1) for part in dimensions.split(", ")), strict=True)
         assert array.metadata.dimension_names == labels, name
-        assert array.shape == tuple(SIZES[letter] for letter in letters), name
+        assert array.shape == tuple(sizes[letter] for letter in letters), name
         assert str(array.dtype) in dtype.split(" / "), name
         inner, _, shard = chunk.partition(" in ")
-        assert array.chunks == tuple(1 if size == "1" else SIZES[size] for size in inner.split(" × ")), name
-        wanted = tuple(1 if size == "1" else SIZES[size] for size in shard.split(" × ")) if shard else None
+        assert array.chunks == tuple(1 if size == "1" else sizes[size] for size in inner.split(" × ")), name
+        wanted = tuple(1 if size == "1" else sizes[size] for size in shard.split(" × ")) if shard else None
         assert array.shards == wanted, name
         assert str(array.fill_value) in fill.split(" / "), name
-        documented[name] = array
-    assert documented.keys() == arrays.keys()
+        documented.add(name)
+    return documented
 
 
 @pytest.mark.parametrize(("name", "text"), fenced("codecs"))

@@ -61,6 +61,26 @@ def test_records_come_back_within_the_bound(tmp_path: Path, preset: str) -> None
             assert getattr(record, field).dtype == np.float32
 
 
+def test_a_planned_assignment_comes_back(tmp_path: Path) -> None:
+    """Its rows are counted by themselves: views may have some without the other."""
+    plan = write_store(tmp_path / "cache.zarr", small_plan(assigned=True))
+    reader = CacheReader(tmp_path / "cache.zarr")
+    for view_index in range(plan.num_views):
+        view = plan.view(view_index)
+        record = reader.read(view.patch_id, view.flip)
+        stored = block_logits(plan, int(plan.block[view_index]))
+        rows = slice(int(plan.assigned_start[view_index]), int(plan.assigned_stop[view_index]))
+        np.testing.assert_array_equal(record.assigned_prior, stored["assigned_prior"][rows])
+        np.testing.assert_array_equal(record.assigned_object, stored["assigned_object"][rows])
+        assert record.assigned_prior.dtype == record.assigned_object.dtype == np.int64
+
+
+def test_a_store_without_assignment_says_so(store: Path) -> None:
+    record = CacheReader(store).read("P0003__a__128__0___0", "none")
+    assert record.assigned_prior is None
+    assert record.assigned_object is None
+
+
 def test_a_view_without_objects_is_an_empty_record(store: Path) -> None:
     record = CacheReader(store).read("P0000__a__128__0___0", "none")
     assert len(record) == 0

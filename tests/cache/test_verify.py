@@ -14,7 +14,7 @@ import zarr
 
 from cache import layout
 from cache.grid import AnchorGrid
-from cache.layout import BLOCK_ARRAYS, ERROR_COLUMNS, RECORD_FIELDS, document_digests, read_plan
+from cache.layout import ERROR_COLUMNS, RECORD_FIELDS, document_digests, read_plan
 from cache.plan import Plan, PlannedPatch, make_plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec, choose_codecs
 from cache.reader import CacheReader
@@ -43,23 +43,27 @@ def layout_of_many_chunks() -> Iterator[None]:
         yield
 
 
-def plan_with_an_empty_block() -> Plan:
+def plan_with_an_empty_block(*, assigned: bool = False) -> Plan:
     """Three blocks, of which one has no rows, since most patches have no object."""
     patches = []
     for number in range(6):
         counts = np.full((4, 3), 0 if number > 1 else 60 + 5 * number)
         digest = bytes([number]) * 32
-        patches.append(PlannedPatch(f"P{number:04d}", digest, digest, (128, 128), counts))
+        # A patch without region rows may have assigned priors, and the other way round.
+        planned = np.full(4, 30 * (number in (1, 2))) if assigned else None
+        patches.append(PlannedPatch(f"P{number:04d}", digest, digest, (128, 128), counts, planned))
     plan = make_plan(patches, ("none", "horizontal", "vertical", "diagonal"), views_per_block=8)
     assert 0 in plan.rows_per_block.tolist()
     return plan
 
 
-@pytest.fixture(scope="module", params=["default", "exact"])
+@pytest.fixture(scope="module", params=["default", "exact", "assigned"])
 def intact(request, tmp_path_factory, layout_of_many_chunks) -> Path:
     """A store that tests leave as it is."""
     path = tmp_path_factory.mktemp("intact") / "cache.zarr"
-    write_store(path, plan_with_an_empty_block(), preset=request.param)
+    is_assigned = request.param == "assigned"
+    plan = plan_with_an_empty_block(assigned=is_assigned)
+    write_store(path, plan, preset="default" if is_assigned else request.param)
     assert len(objects_by_kind(path)["plan/block"]) == 3, "several chunks"
     return path
 
@@ -93,7 +97,7 @@ def test_random_flips_are_found(intact: Path) -> None:
             assert named(findings) == [flip.key], flip
             assert findings[0].problem
             assert "make cache-teacher" in findings[0].cure
-    assert len({flip.key.partition("/c/")[0] for flip in flips}) == 25
+    assert len({flip.key.partition("/c/")[0] for flip in flips}) == 25, "a kind of object each"
     assert all_findings(intact) == []
 
 
@@ -107,7 +111,8 @@ def test_every_bit_of_the_objects_that_hold_digests(store: Path, key: str) -> No
 
 
 def kinds_of_store() -> list[str]:
-    return ["zarr.json", "plan/zarr.json", *(f"{name}/zarr.json" for name in layout.ARRAYS), *layout.ARRAYS]
+    names = layout.ArrayNames(False).all
+    return ["zarr.json", "plan/zarr.json", *(f"{name}/zarr.json" for name in names), *names]
 
 
 DAMAGE = {
@@ -316,7 +321,7 @@ def test_statistics_of_blocks_add_up(tmp_path: Path, preset: str, layout_of_many
     assert (total.blocks, total.views, total.rows) == (plan.num_blocks, plan.num_views, plan.num_rows)
     np.testing.assert_array_equal(total.rows_per_level, plan.level_counts.sum(axis=0))
     assert total.block_rows == dict(enumerate(plan.rows_per_block.tolist()))
-    for name in BLOCK_ARRAYS:
+    for name in layout.ArrayNames(False).block:
         sizes = [file.stat().st_size for file in (path / name).rglob("c/*/**/*") if file.is_file()]
         assert sum(total.object_bytes[name].values()) == sum(sizes)
     np.testing.assert_array_equal(total.error_max, plan.num_blocks)

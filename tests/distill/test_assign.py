@@ -11,7 +11,12 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from mmrotate.structures.bbox import RotatedBoxes, fake_rbbox_overlaps
 
-from distill.assign import CircumscribedHBboxOverlaps2D, CircumscribedRBboxOverlaps2D, circumscribed_boxes
+from distill.assign import (
+    CircumscribedHBboxOverlaps2D,
+    CircumscribedRBboxOverlaps2D,
+    circumscribed_boxes,
+    planned_assignment,
+)
 from tests.distill.golden_tools import CASES_AND_FLIPS
 
 SYNTHETIC = [("gt_seed31", "", 512), ("gt_seed32", "", 512), ("gt_seed33", "", 384)]
@@ -102,3 +107,36 @@ def test_both_calculators_give_the_same_iou() -> None:
 def test_no_objects(calculator) -> None:
     priors = RotatedBoxes(torch.tensor([[8.0, 8, 32, 32, 0]]))
     assert calculator(RotatedBoxes(torch.zeros(0, 5)), priors).shape == (0, 1)
+
+
+@pytest.mark.parametrize("calculator", ["CircumscribedHBboxOverlaps2D", "CircumscribedRBboxOverlaps2D"])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_planned_assignment_is_the_assigners(gwd_head, calculator: str, seed: int) -> None:
+    """Shown some priors or all of them, the assigner says the same; also of objects outside, huge, tiny, or none."""
+    from mmrotate.registry import TASK_UTILS
+
+    random = np.random.default_rng(seed)
+    count = [0, 1, 5, 20, 3, 3][seed]
+    boxes = random.uniform((-20, -20, 2, 2, -1.5), (276, 212, 90, 60, 1.5), (count, 5)).astype(np.float32)
+    if seed == 4:
+        boxes[0] = (2000, 2000, 30, 10, 0.3)  # touches no prior: low-quality matching gives it every prior of IoU 0
+    if seed == 5:
+        boxes[0] = (128, 96, 400, 300, 0.2)
+    labels = random.integers(0, 15, count)
+    assigner = TASK_UTILS.build(
+        dict(
+            type="mmdet.MaxIoUAssigner",
+            pos_iou_thr=0.5,
+            neg_iou_thr=0.4,
+            min_pos_iou=0,
+            iou_calculator=dict(type=calculator),
+        )
+    )
+    grid = gwd_head.grid(192, 256)
+    priors = RotatedBoxes.cat(gwd_head.prior_generator.grid_priors(grid.feature_sizes, device="cpu"))
+    objects = InstanceData(bboxes=RotatedBoxes(torch.from_numpy(boxes)), labels=torch.from_numpy(labels).long())
+    known = assigner.assign(InstanceData(priors=priors), objects).gt_inds.numpy()
+
+    prior_index, object_index = planned_assignment(assigner, objects, grid, gwd_head.priors(grid))
+    np.testing.assert_array_equal(prior_index, np.flatnonzero(known))
+    np.testing.assert_array_equal(object_index, np.maximum(known[prior_index] - 1, -1))

@@ -22,6 +22,7 @@ from cache.reader import CacheReader
 from cache.view import FLIPS
 from distill.devkit import rbox_to_polygon
 from distill.dota import DOTA_CLASSES, Labels, format_labels
+from distill.heads import PLANNED_ASSIGNMENT
 from pipelines import cache_teacher
 from pipelines.experiment import load_config, training_set
 from tests.conftest import REPOSITORY
@@ -133,7 +134,8 @@ def seeded(config: Config, seed: int) -> nn.Module:
 def make_twins(folder: Path) -> Twins:
     configs = {name: load_config(folder / f"{name}.py") for name in ("live", "cached")}
     pipeline = configs["cached"].train_dataloader.dataset.pipeline
-    next(step for step in pipeline if step.type == "LoadTeacherTargets").cache = str(folder / "cache.zarr")
+    targets = next(step for step in pipeline if step.type == "LoadTeacherTargets")
+    targets.cache, targets.assignment = str(folder / "cache.zarr"), True
     dataset = training_set(configs["cached"], pipeline)
     infos = {info["img_id"]: info for info in map(dataset.get_data_info, range(len(dataset)))}
 
@@ -144,6 +146,14 @@ def make_twins(folder: Path) -> Twins:
         return pseudo_collate([dataset.pipeline({**infos[patch], "forced_flip": flip}) for patch, flip in views])
 
     return Twins(configs["cached"], build, load, tuple(infos))
+
+
+def without_assignment(batch: dict) -> dict:
+    """The batch as a student sees it that assigns by itself."""
+    samples = [sample.clone() for sample in batch["data_samples"]]
+    for sample in samples:
+        sample.pop(PLANNED_ASSIGNMENT)
+    return {"inputs": list(batch["inputs"]), "data_samples": samples}
 
 
 def losses_of(model: nn.Module, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
@@ -179,7 +189,8 @@ def test_losses_and_gradients(twins, flips) -> None:
     results = {}
     for name in ("live", "cached"):
         model = twins.build(name)
-        total, parts = losses_of(model, batch)
+        # The live student computes the assignment that the cached one reads.
+        total, parts = losses_of(model, without_assignment(batch) if name == "live" else batch)
         results[name] = parts, gradient_of(model, total)
     (live, live_gradient), (cached, cached_gradient) = results["live"], results["cached"]
     assert set(live) == set(cached) == {"loss", "loss_cls", "loss_bbox", "loss_ld", "loss_kd"}
@@ -190,6 +201,22 @@ def test_losses_and_gradients(twins, flips) -> None:
     for name, value in live_gradient.items():
         difference = (cached_gradient[name] - value).norm() / value.norm()
         assert difference < 1e-5, f"{name}: {difference:.1e}"
+
+
+def test_the_box_loss_of_positives_is_that_of_all_priors(twins) -> None:
+    """mmrotate's own step computes it everywhere: the same losses and gradients, with and without a plan."""
+    batch = twins.load([(patch, "diagonal") for patch in twins.patch_ids])
+    model = twins.build("cached")
+    model.bbox_head.box_loss_rows = "all"
+    total, known = losses_of(model, without_assignment(batch))
+    known_gradient = gradient_of(model, total)
+    model.bbox_head.box_loss_rows = "positive"
+    for seen in (batch, without_assignment(batch)):
+        total, parts = losses_of(model, seen)
+        for name, value in known.items():
+            assert parts[name].item() == pytest.approx(value.item(), rel=1e-6), name
+        for name, gradient in gradient_of(model, total).items():
+            assert (gradient - known_gradient[name]).norm() <= 1e-5 * known_gradient[name].norm(), name
 
 
 @pytest.mark.parametrize("name", ["live", "cached"])

@@ -237,6 +237,30 @@ def test_a_student_may_read_a_part_of_the_region(project: Project, tmp_path) -> 
     np.testing.assert_allclose(losses["part"], losses["own"], rtol=1e-6)
 
 
+def test_a_planned_assignment_trains_as_a_computed_one(project: Project, tmp_path) -> None:
+    losses = {}
+    for planned in (True, False):
+        arguments = ["--config", project.config("distill"), "--work-dir", tmp_path / str(planned)]
+        assert call(distill, *arguments, "--cfg-options", f"plan_assignment={planned}") == 0
+        lines = last_losses(tmp_path / str(planned))
+        losses[planned] = [[line[f"loss_{name}"] for name in ("cls", "bbox", "ld", "kd")] for line in lines]
+    assert losses[True] == losses[False]
+
+
+def test_an_assignment_that_is_not_stored_is_refused(project: Project, tmp_path, capfd) -> None:
+    arguments = ["--config", project.config("distill"), "--cfg-options", "model.train_cfg.assigner.pos_iou_thr=0.6"]
+    expect_refusal(capfd, call(distill, *arguments), "assignment.assigner.pos_iou_thr is 0.5 in the cache but 0.6 here")
+    border = ["--config", project.config("distill"), "--cfg-options", "model.train_cfg.allowed_border=0"]
+    status = call(cache_teacher, *border, "--cache", tmp_path / "new.zarr", "--workers", 0)
+    expect_refusal(capfd, status, "train_cfg.allowed_border is 0; a planned assignment needs -1")
+    without = ["--config", project.config("distill"), "--cache", tmp_path / "without.zarr"]
+    off = ["--cfg-options", "plan_assignment=False"]
+    assert call(cache_teacher, *without, "--workers", 0, *off) == 0
+    assert CacheReader(tmp_path / "without.zarr").manifest["assignment"] is None
+    expect_refusal(capfd, call(distill, *without), "assignment is null in the cache but")
+    assert call(distill, *without, *off, "work_dir=" + str(tmp_path / "run")) == 0
+
+
 def test_parts_make_the_cache_of_one_capture(project: Project, tmp_path) -> None:
     """Blocks of two patches, three parts; then the closing figures beside what the probe predicted."""
     parts, whole = tmp_path / "parts.zarr", tmp_path / "whole.zarr"
