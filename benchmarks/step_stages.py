@@ -92,12 +92,12 @@ def watch_step(clock: StageClock, model: nn.Module, optim_wrapper: OptimWrapper)
     clock.watch(model.data_preprocessor, "forward", "preprocessing")
     clock.watch(model, "extract_feat", "forward")
     clock.watch(head, "forward", "forward")
-    clock.watch(head, "get_anchors", "assignment")
-    clock.watch(head, "get_targets", "assignment")
+    for name in ("get_anchors", "get_targets", "assignment", "planned_assignment"):
+        clock.watch(head, name, "assignment")
     clock.watch(head, "loss_by_feat", "detection losses")
     if hasattr(model, "distillation"):
         clock.watch(model, "teacher_targets", "distillation")
-        clock.watch(head, "gather", "distillation")
+        clock.watch(model, "region_logits", "distillation")
         clock.watch(model.distillation, "forward", "distillation")
     if isinstance(model, LiveDistiller):
         clock.watch(model.teacher, "forward", "teacher")

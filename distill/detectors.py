@@ -37,12 +37,16 @@ class _Distiller(SingleStageDetector):
         instances, ignored, metas = unpack_gt_instances(batch_data_samples)
         losses = self.bbox_head.loss_by_feat(*maps, instances, metas, ignored)
         targets = self.teacher_targets(batch_inputs, batch_data_samples)
-        level, cls_logits, box_logits = self.bbox_head.gather(*maps, targets.image_index, targets.prior_index)
+        level, cls_logits, box_logits = self.region_logits(maps, targets)
         terms = self.distillation(
             cls_logits, box_logits, targets, level, len(batch_data_samples), self.bbox_head.prior_generator.num_levels
         )
         # mmengine averages a tensor of several losses but adds up a list.
         return losses | {name: list(values.unbind()) for name, values in terms.items()}
+
+    def region_logits(self, maps: Maps, targets: GatheredTargets) -> tuple[Tensor, Tensor, Tensor]:
+        """The student's own level (M,), class logits (M, C) and box logits (M, D, K) at the targets' priors."""
+        return self.bbox_head.gather(*maps, targets.image_index, targets.prior_index)
 
     @abstractmethod
     def teacher_targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> GatheredTargets:
