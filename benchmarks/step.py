@@ -128,7 +128,7 @@ ROWS = (
     Row("plain", "plain, as mmrotate", plain_model, drop_targets, ("LoadTeacherTargets",)),
     Row("plain_sparse", "plain, sparse box loss", sparse_plain_model, drop_targets, None),
     Row("cached", "cached", cached_model, drop_assignment, ()),
-    Row("cached_planned", "cached, planned assignment", cached_model, keep_all, None),
+    Row("cached_planned", "cached, planned assignment", cached_model, keep_all, ()),
     Row("live", "live, planned regions", live_model, keep_region, None),
     Row("live_search", "live, region search", live_model, drop_targets, None),
 )

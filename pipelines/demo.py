@@ -24,10 +24,10 @@ import cv2
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.command import run_command
+from pipelines.command import bytes_on_disk, run_command
 from pipelines.evaluate import evaluate
 from pipelines.experiment import load_config
-from pipelines.record import EVALUATION, folder_bytes
+from pipelines.record import EVALUATION
 
 CONFIGS = {name: f"configs/demo/{name}.py" for name in ("teacher", "plain", "distill")}
 # What a working demo must show on held-out scenes.
@@ -48,7 +48,7 @@ class DemoReport:
         Console(stderr=True).rule(f"demo: {name}")
         started = time.perf_counter()
         yield
-        size = sum(folder_bytes(path) for path in outputs)
+        size = sum(bytes_on_disk(path) for path in outputs)
         self.stages.append({"stage": name, "seconds": time.perf_counter() - started, "bytes": size})
 
 

@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> None:
     config = prepare(arguments)
     require_keys(config, ("region", "classes", "cache"), arguments.config)
     config.cache = arguments.cache or config.cache
-    config.allow = list(arguments.allow)
+    config.allow = [*config.get("allow", ()), *arguments.allow]
     point_to_cache(config)
     require_training_images(config)
     require_matching_cache(config, CacheReader(config.cache))

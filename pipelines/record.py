@@ -33,7 +33,7 @@ from cache import __version__
 from cache.manifest import fingerprint
 from cache.reader import CacheReader
 from distill.checkpoint import weights_digest
-from pipelines.command import available_cores
+from pipelines.command import available_cores, bytes_on_disk
 from pipelines.patches import write_json
 
 RECORD = "run.json"
@@ -125,7 +125,7 @@ def describe_cache(config: Config) -> dict[str, Any] | None:
         "preset": manifest["codec"]["preset"],
         "views": manifest["plan"]["num_views"],
         "rows": manifest["plan"]["num_rows"],
-        "bytes": folder_bytes(Path(path)) if Path(path).is_dir() else None,
+        "bytes": bytes_on_disk(Path(path)) if Path(path).is_dir() else None,
     }
 
 
@@ -285,13 +285,6 @@ def hardware() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def folder_bytes(path: Path) -> int:
-    """Bytes of all files below a folder, or of one file."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -25,7 +25,7 @@ from cache.manifest import Manifest, fingerprint
 from cache.reader import CacheReader
 from pipelines import report_charts as charts
 from pipelines import sweep as sweeps
-from pipelines.command import run_command, warn
+from pipelines.command import bytes_on_disk, run_command, warn
 from pipelines.compare import verdict
 from pipelines.experiment import load_config
 from pipelines.record import (
@@ -33,7 +33,6 @@ from pipelines.record import (
     RECORD,
     cache_path,
     describe_code,
-    folder_bytes,
     read_evaluation,
     read_losses,
     read_record,
@@ -398,7 +397,7 @@ def size_card(described: Mapping[str, Any], manifest: Manifest) -> str:
     head = manifest["head"]
     logits = len(head["classes"]) + len(head["box_parameters"]) * head["num_bins"]
     rows = described["rows"]
-    bars = [Bar("this cache", COLOURS["cached"], [folder_bytes(Path(described["path"])) / 1e6])]
+    bars = [Bar("this cache", COLOURS["cached"], [bytes_on_disk(Path(described["path"])) / 1e6])]
     bars.append(Bar("its rows as float32", NEUTRAL, [rows * (8 + 4 * logits) / 1e6]))
     priors = dense_priors(CacheReader(described["path"]))
     if priors is not None:

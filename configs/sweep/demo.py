@@ -1,4 +1,4 @@
-"""Six students of the demo from one cache: each term alone, three temperatures of LD, another seed; and the plain one.
+"""Six students of the demo from one cache: terms, temperature, main region, seed; and the plain one.
 
 Commands: make cache-teacher CONFIG=configs/demo/distill.py, then make sweep SWEEP=configs/sweep/demo.py
 About 15 minutes on two CPU cores. It shows how a sweep is written, not which setting is best: on scenes of 128 px and
@@ -11,7 +11,7 @@ runs = dict(
     both=dict(),
     ld_only={"model.distillation.loss_kd": None},
     kd_only={"model.distillation.loss_ld": None},
-    ld_t2={"model.distillation.loss_ld.temperature": 2.0},
     ld_t10={"model.distillation.loss_ld.temperature": 10.0},
+    main_region={"region.factor": 1.0},
     seed1={"randomness.seed": 1},
 )

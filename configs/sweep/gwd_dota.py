@@ -1,7 +1,7 @@
-"""Students of the GWD row from one cache: terms, temperatures and weights of LD, backbone, seeds; and the plain one.
+"""Students of the GWD row from one cache: terms, LD's temperature and weight, main region, backbone, seeds; plain.
 
 Commands: make cache-teacher CHECKPOINT=<teacher.pth>, then make sweep SWEEP=configs/sweep/gwd_dota.py ARGS='--jobs 4'
-Hardware: 12 epochs on DOTA-v1.0 train for each of eleven students; on several GPUs, as many at a time with --jobs.
+Hardware: 12 epochs on DOTA-v1.0 train for each of twelve students; on several GPUs, as many at a time with --jobs.
 Published for the first of them, with the teacher live, DOTA val: AP 40.2, AP50 66.4; plain: AP 37.1, AP50 63.1.
 """
 
@@ -15,6 +15,7 @@ runs = dict(
     ld_t10={"model.distillation.loss_ld.temperature": 10.0},
     ld_weight_5={"model.distillation.loss_ld.loss_weight": 5.0},
     ld_weight_20={"model.distillation.loss_ld.loss_weight": 20.0},
+    main_region={"region.factor": 1.0},
     r34={"model.backbone.depth": 34, "model.backbone.init_cfg.checkpoint": "torchvision://resnet34"},
     seed1={"randomness.seed": 1},
     seed2={"randomness.seed": 2},

@@ -165,6 +165,41 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path, uninterrupted, 
     assert contents(path) == uninterrupted
 
 
+FILL_A_DISK = """
+import errno, subprocess, sys
+from tests.cache.test_store import *
+
+disk, whole = Path(sys.argv[1]), contents(Path(sys.argv[2]))
+size = sum(map(len, whole.values()))
+mount = ["mount", "-t", "tmpfs", "-o"]
+# Every file takes whole pages.
+subprocess.run([*mount, f"size={3 * size // 4 + 4096 * len(whole) // 2}", "tmpfs", disk], check=True)
+try:
+    write_store(disk / "cache.zarr", kill_plan())
+except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+else:
+    raise SystemExit("the disk has not filled up")
+missing = CacheReader(disk / "cache.zarr").missing_blocks()
+assert 0 < len(missing) < kill_plan().num_blocks, missing
+subprocess.run(["mount", "-o", f"remount,size={4 * size + 8192 * len(whole)}", disk], check=True)
+write_store(disk / "cache.zarr", kill_plan())
+assert contents(disk / "cache.zarr") == whole
+"""
+
+
+def test_a_full_disk_leaves_a_store_that_resumes(tmp_path: Path) -> None:
+    """A small disk in a mount namespace of its own fills up mid-way; with room again the bytes are those of one run."""
+    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody make a mount namespace")
+    write_store(tmp_path / "whole.zarr", kill_plan())
+    (tmp_path / "disk").mkdir()
+    command = [sys.executable, "-c", FILL_A_DISK, str(tmp_path / "disk"), str(tmp_path / "whole.zarr")]
+    done = subprocess.run([*namespace, *command], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     plan = small_plan()
     with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan):

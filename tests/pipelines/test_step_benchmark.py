@@ -118,7 +118,7 @@ def test_the_benchmark_runs_on_a_configs_cache(project: Project, tmp_path) -> No
         assert ("teacher" in used) is name.startswith("live")
         assert ("distillation" in used) is not name.startswith("plain")
         assert used >= {"data", "preprocessing", "forward", "assignment", "detection losses", "backward", "optimizer"}
-        assert ("loader" in row) is (name in ("plain", "cached"))
+        assert ("loader" in row) is (name in ("plain", "cached", "cached_planned"))
     assert Image.open(tmp_path / "steps.png").width > 500
 
 

@@ -172,3 +172,16 @@ def test_killed_captures(captured: Project, tmp_path: Path, summary: Callable[[s
     )
     assert len(left) == KILLS
     assert same == stores
+
+
+def test_four_parts_at_once(captured: Project, tmp_path: Path, summary: Callable[[str], None]) -> None:
+    """Four captures of a part each, started together where nothing is, make the store of one."""
+    whole = contents(captured.cache)
+    cache = tmp_path / "parts.zarr"
+    arguments = ["cache_teacher", "--config", captured.config("distill"), "--cache", cache, "--workers", 0, "--part"]
+    processes = [start(*arguments, f"{number}/4") for number in range(1, 5)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert contents(cache) == whole
+    summary("four captures with --part 1/4 to 4/4 at once: the bytes of one capture")
