@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader, get_torchvision_models
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def _history_statistic(owner: object, name: str) -> Any:
@@ -110,6 +110,22 @@ def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, 
     if not weights:
         raise ValueError(f"checkpoint {path} holds no weights (keys: {', '.join(map(str, list(checkpoint)[:8]))})")
     return weights
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, option: str) -> None:
+    """Load all weights of a checkpoint into a model, none missing and none left over.
+
+    `option` is how a user gives another config of the model.
+
+    Raises:
+        ValueError: weights of another model.
+    """
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise ValueError(
+            f"checkpoint {path} does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}. Give the "
+            f"config that it was trained with ({option})"
+        )
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmrotate.registry import MODELS
 from torch import Tensor
 
-from distill.checkpoint import load_checkpoint, state_dict_of, weights_digest
+from distill.checkpoint import load_checkpoint, load_weights, state_dict_of, weights_digest
 from distill.heads import RotatedRetinaDistributionHead
 
 BOX_MAP = "bbox_head.retina_reg.weight"
@@ -54,12 +54,7 @@ class FrozenTeacher:
         if not isinstance(model.bbox_head, RotatedRetinaDistributionHead):
             raise ValueError(f"teacher head is {type(model.bbox_head).__name__}; a distribution head is needed")
         _require_distribution_head(model, state, checkpoint)
-        missing, unexpected = model.load_state_dict(state, strict=False)
-        if missing or unexpected:
-            raise ValueError(
-                f"checkpoint {checkpoint} does not fit the teacher's config: missing {missing[:3]}, unexpected "
-                f"{unexpected[:3]}. Give the config that it was trained with (TEACHER=)"
-            )
+        load_weights(model, state, checkpoint, "TEACHER=")
         return cls(model, json.loads(json.dumps(model_config)))
 
     @property

@@ -180,10 +180,7 @@ class Capture:
             ValueError: as `blocks`.
         """
         for answer in answers:
-            where = f"patch {self.plan.patch_ids[answer.patch]}"
-            require_weights(codecs["weight"], answer.weight, where)
-            for field in LOGIT_FIELDS:
-                require_range(codecs[field], getattr(answer, field), field, where)
+            self._require_storable(answer, codecs)
         prior_index = np.concatenate([answer.prior_index for answer in answers])
         weight = np.concatenate([answer.weight for answer in answers])
         fields = {"prior_index": prior_index, "weight": weight.astype(codecs["weight"].dtype)}
@@ -192,22 +189,40 @@ class Capture:
             fields["assigned_prior"] = np.concatenate([prior for prior, _ in pairs]).astype(np.uint32)
             fields["assigned_object"] = np.concatenate([matched for _, matched in pairs]).astype(np.int32)
         error = dict.fromkeys(ERROR_COLUMNS, 0.0)
+        logits = {field: torch.cat([getattr(answer, field) for answer in answers]) for field in LOGIT_FIELDS}
         decoded = {}
-        for field in LOGIT_FIELDS:
-            logits = torch.cat([getattr(answer, field) for answer in answers])
-            fields[field] = codecs[field].encode(logits).to(getattr(torch, codecs[field].dtype)).cpu().numpy()
-            if len(logits) and codecs[field].dtype != "float32":
-                decoded[field] = torch.from_numpy(codecs[field].decode(fields[field])).to(logits.device)
-                error |= measure_error(logits, decoded[field], field.removesuffix("_logits"))
+        for field, values in logits.items():
+            fields[field] = codecs[field].encode(values).to(getattr(torch, codecs[field].dtype)).cpu().numpy()
+            if len(values) and codecs[field].dtype != "float32":
+                decoded[field] = torch.from_numpy(codecs[field].decode(fields[field])).to(values.device)
+                error |= measure_error(values, decoded[field], field.removesuffix("_logits"))
         if len(prior_index) and codecs["box_logits"].dtype != "float32":
             rows = np.linspace(0, len(prior_index) - 1, min(len(prior_index), BOX_CHANGE_ROWS)).astype(np.int64)
             priors = np.concatenate([self._priors(answer) for answer in answers])[rows]
             before, after = (
                 self.teacher.head.expected_boxes(torch.from_numpy(priors).to(values.device), values[rows])
-                for values in (logits, decoded["box_logits"])
+                for values in (logits["box_logits"], decoded["box_logits"])
             )
             error |= measure_box_change(before, after)
         return BlockTargets(block, fields, np.asarray([error[column] for column in ERROR_COLUMNS]))
+
+    def _require_storable(self, answer: PatchLogits, codecs: dict[str, FieldCodec]) -> None:
+        """Refuse a value that its codec cannot hold within the bound, naming its view."""
+        views = np.flatnonzero(self.plan.view_patch == answer.patch)
+        rows = self.plan.rows_per_view[views].tolist()
+        patch_id = self.plan.patch_ids[answer.patch]
+        if sum(rows) != len(answer.weight):
+            raise ValueError(
+                f"patch {patch_id}: its region has {len(answer.weight)} rows, the plan says {sum(rows)}. The labels "
+                "have changed since the plan: start a new cache"
+            )
+        require_weights(codecs["weight"], answer.weight, f"patch {patch_id}")
+        for field in LOGIT_FIELDS:
+            values: Tensor = getattr(answer, field)
+            for view, part in zip(views, values.split(rows), strict=True):
+                if part.numel():
+                    where = f"view {self.plan.view(int(view))}"
+                    codecs[field].check_range(float(part.min()), float(part.max()), field, where)
 
     def _priors(self, answer: PatchLogits) -> np.ndarray:
         """(M, 4) priors of a patch's rows."""
@@ -258,12 +273,6 @@ class ViewDataset(Dataset):
         return PatchViews(patch, torch.stack(images), indices, weights, assigned)
 
 
-def require_range(codec: FieldCodec, values: Tensor, field: str, where: str) -> None:
-    """Refuse values that the codec cannot hold within its bound (see `FieldCodec.check_range`)."""
-    if values.numel():
-        codec.check_range(float(values.min()), float(values.max()), field, where)
-
-
 def require_weights(codec: FieldCodec, weight: np.ndarray, where: str) -> None:
     """Refuse weights that the codec would round to 0: a stored prior has a weight above 0."""
     lost = weight.astype(codec.dtype) == 0
@@ -298,7 +307,8 @@ def measure_box_change(before: Tensor, after: Tensor) -> dict[str, float]:
     change = (after - before).abs()
     # The same box again after half a turn.
     degrees = torch.rad2deg(change[:, 4]) % 180
-    lost = (1 - box_iou_rotated(before, after, aligned=True)).clamp(min=0)
+    # On the CPU: mmcv's operators may have been built without a GPU's.
+    lost = (1 - box_iou_rotated(before.cpu(), after.cpu(), aligned=True)).clamp(min=0)
     return {
         "box_max_pixels": float(change[:, :4].max()),
         "box_max_degrees": float(torch.minimum(degrees, 180 - degrees).max()),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from distill.checkpoint import load_checkpoint, state_dict_of
+from distill.checkpoint import load_checkpoint, load_weights, state_dict_of
 from pipelines.command import run_command
 from pipelines.experiment import load_config
 from pipelines.runner import ConciseRunner
@@ -63,12 +63,7 @@ def evaluate(
     )
     config.test_dataloader.dataset.skip_empty = skip_empty
     runner = ConciseRunner.from_cfg(config)
-    missing, unexpected = runner.model.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"checkpoint {checkpoint} does not fit the config: missing {missing[:3]}, unexpected {unexpected[:3]}. "
-            "Give the config that it was trained with"
-        )
+    load_weights(runner.model, state, checkpoint, "CONFIG=")
     metrics = runner.test()
     return {name.removeprefix("dota/"): float(value) for name, value in metrics.items()}
 

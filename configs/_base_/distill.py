@@ -2,6 +2,7 @@
 
 # Filled in by a student's config: the teacher that `make cache-teacher` runs, and the store it fills.
 region = dict(factor=0.25, topk=9)
+# exact, half, default, small, or dtypes and steps: dict(_delete_=True, preset="small", cls_logits=0.125)
 codec = "default"
 # Which prior learns which object is stored as well: the training step computes no IoU.
 plan_assignment = True

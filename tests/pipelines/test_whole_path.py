@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from cache.quantize import ValueRange
 from cache.reader import CacheReader
 from distill.teacher import FrozenTeacher
-from pipelines import cache_teacher, distill, evaluate, plan
+from pipelines import cache_teacher, distill, evaluate, plan, probe
 from pipelines.experiment import load_config
 from tests.cache.store_tools import contents
 from tests.pipelines.conftest import Project, call
@@ -285,6 +287,21 @@ def test_the_probe_predicts_the_size(project: Project, tmp_path, capfd) -> None:
     found = json.loads(capfd.readouterr().out)
     assert found["predicted"]["bytes"] == pytest.approx(figures["probe"]["bytes"], rel=1e-9)
     assert found["bytes"] == pytest.approx(found["predicted"]["bytes"], rel=0.05)
+
+
+def test_a_logit_outside_the_probed_range_stops_the_capture(copy: Project, tmp_path, capfd, monkeypatch) -> None:
+    """The probe has seen values close to 0 alone: the codes end far above the teacher's -4.6 of an untrained class."""
+    seen = dict.fromkeys(("cls_logits", "box_logits"), ValueRange(-0.01, 0.0))
+    monkeypatch.setattr(probe, "value_ranges", lambda answers: seen)
+    cache = tmp_path / "new.zarr"
+    config = Path(copy.config("distill"))
+    config.write_text(config.read_text() + 'codec = dict(_delete_=True, preset="half", cls_logits=0.001)\n')
+    arguments = ["--config", config, "--workers", 0, "--cache", cache]
+    first = CacheReader(copy.cache).plan.patch_ids[0]
+    expect_refusal(capfd, call(cache_teacher, *arguments), f"view {first}/none: cls_logits value -")
+    assert CacheReader(cache).missing_blocks() == [0]
+    options = ["--cfg-options", "codec=half"]
+    expect_refusal(capfd, call(cache_teacher, *arguments, *options), "codec.preset is 'free' in the cache but 'half'")
 
 
 def test_a_disk_without_room_is_refused_beforehand(project: Project, tmp_path, capfd, monkeypatch) -> None:
