@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cache.manifest import make_manifest
 from cache.plan import Plan, PlannedPatch, make_plan
@@ -19,7 +20,7 @@ from cache.quantize import LOGIT_FIELDS, FieldCodec, ValueRange, choose_codecs
 from cache.view import FLIPS
 from cache.writer import CacheWriter
 from pipelines.capture import Capture, PatchLogits
-from pipelines.command import progress
+from pipelines.command import available_cores, progress
 
 # Seed of the sample; the codec's steps depend on it.
 PROBE_SEED = 0
@@ -63,10 +64,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class _PatchCost:
-    """What one probed patch has cost: waiting for and asking the teacher, quantising, writing."""
+    """What one probed patch has cost: loading, asking the teacher, quantising, writing."""
 
     patch: int
     rows: int
+    loading: float
     asking: float
     encoding: float
     writing: float
@@ -86,13 +88,14 @@ def run_probe(capture: Capture, codec: str | Mapping[str, str | float], manifest
     """
     plan = capture.plan
     sample = choose_patches(plan, max(1, PROBE_VIEWS // len(capture.views.flips)))
-    answers, asking, starting = _ask(capture, sample)
+    answers, loading, asking = _ask(capture, sample)
     ranges = value_ranges(answers)
     codecs = choose_codecs(codec, ranges)
     codec_section = {"preset": "probe", **{field: codec.to_json() for field, codec in codecs.items()}}
     sections = {**manifest, "codec": codec_section}
     with tempfile.TemporaryDirectory() as folder:
-        costs = _store(Path(folder) / "rows.zarr", capture, answers, asking, codecs, sections)
+        times = list(zip(loading, asking, strict=True))
+        costs = _store(Path(folder) / "rows.zarr", capture, answers, times, codecs, sections)
         empty = _empty_bytes(Path(folder) / "empty.zarr", plan, sections)
     rates = [cost.bytes / cost.rows for cost in costs if cost.rows]
     # Each stratum holds the same rows, so its patch counts as much as any other.
@@ -104,27 +107,39 @@ def run_probe(capture: Capture, codec: str | Mapping[str, str | float], manifest
         codecs=codecs,
         bytes=round(size),
         bytes_per_row=size / max(1, plan.num_rows),
-        seconds=starting + _predicted_seconds(plan, costs, overlapped=capture.teacher.device.type != "cpu"),
+        seconds=_predicted_seconds(plan, costs, capture),
         teacher_seconds=float(np.mean([answer.seconds for answer in answers])) / len(capture.views.flips),
     )
 
 
-def _ask(capture: Capture, sample: Sequence[int]) -> tuple[list[PatchLogits], list[float], float]:
-    """The teacher's answers for the sample, the seconds that each took, loading included, and those of the start."""
-    # The first batch waits for loaders and warms the device up: it is asked and forgotten.
-    batches = [[sample[0]], *capture.batches(sample)]
-    stream = capture.logits(batches)
-    began = time.perf_counter()
-    next(stream)
-    first = time.perf_counter() - began
-    answers, asking = [], []
+def _ask(capture: Capture, sample: Sequence[int]) -> tuple[list[PatchLogits], list[float], list[float]]:
+    """The teacher's answers for the sample, and the seconds that each took to load and to ask.
+
+    One after the other and in this process: loaders beside the teacher would slow each other down, and by how much
+    depends on which patches meet.
+    """
+    batches = capture.batches(sample)
+    answers: list[PatchLogits] = []
+    loading: list[float] = []
+    asking: list[float] = []
+    threads = torch.get_num_threads()
     with progress("probe", len(sample), "patches") as advance:
-        for batch in batches[1:]:
+        for batch in batches:
+            # As in a loader process.
+            torch.set_num_threads(1)
             began = time.perf_counter()
-            answers += [next(stream) for _ in batch]
-            asking += [(time.perf_counter() - began) / len(batch)] * len(batch)
+            views = [capture.views[patch] for patch in batch]
+            loaded = time.perf_counter()
+            torch.set_num_threads(threads)
+            if not answers:
+                # Warms the device up.
+                capture.ask(views)
+            started = time.perf_counter()
+            answers += capture.ask(views)
+            asking += [(time.perf_counter() - started) / len(batch)] * len(batch)
+            loading += [(loaded - began) / len(batch)] * len(batch)
             advance(len(batch))
-    return answers, asking, max(0.0, first - asking[0])
+    return answers, loading, asking
 
 
 def choose_patches(plan: Plan, count: int) -> list[int]:
@@ -173,7 +188,7 @@ def _store(
     path: Path,
     capture: Capture,
     answers: Sequence[PatchLogits],
-    asking: Sequence[float],
+    times: Sequence[tuple[float, float]],
     codecs: Mapping[str, FieldCodec],
     sections: Mapping[str, Any],
 ) -> list[_PatchCost]:
@@ -195,7 +210,8 @@ def _store(
                 _PatchCost(
                     patch=answers[position].patch,
                     rows=len(targets.fields["prior_index"]),
-                    asking=asking[position],
+                    loading=times[position][0],
+                    asking=times[position][1],
                     encoding=encoded - started,
                     writing=written - encoded,
                     bytes=size,
@@ -231,23 +247,28 @@ def _empty_bytes(path: Path, plan: Plan, sections: Mapping[str, Any]) -> int:
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) + COMMIT_BYTES * plan.num_blocks
 
 
-def _predicted_seconds(plan: Plan, costs: Sequence[_PatchCost], *, overlapped: bool) -> float:
+def _predicted_seconds(plan: Plan, costs: Sequence[_PatchCost], capture: Capture) -> float:
     """Seconds of the whole capture. Each kind of work has a part that grows with the rows and one that does not.
 
-    The fixed part of asking is paid for every patch, those of quantising and writing for every block. The writer works
-    beside the teacher. On a CPU both want the same cores, so their times add up; a device does not mind, and the slower
-    of the two decides.
+    The fixed parts of loading and asking are paid for every patch, those of quantising and writing for every block.
+    Loaders and writer work beside the teacher. A teacher on the CPU has all cores, so what they take is added; a device
+    does not mind, and the slowest of the three decides.
     """
     rows = np.asarray([cost.rows for cost in costs], dtype=np.float64)
-    asking, encoding, writing = (
+    loading, asking, encoding, writing = (
         _extrapolate(rows, np.asarray([getattr(cost, kind) for cost in costs]), plan.num_rows, count)
         for kind, count in (
+            ("loading", len(plan.patch_ids)),
             ("asking", len(plan.patch_ids)),
             ("encoding", plan.num_blocks),
             ("writing", plan.num_blocks),
         )
     )
-    return max(asking + encoding, writing) if overlapped else asking + encoding + writing
+    if capture.teacher.device.type != "cpu":
+        return max(asking + encoding, loading / max(1, capture.workers), writing)
+    # Without loader processes this one loads, alone; what runs beside the teacher shares the cores with it.
+    beside = writing if not capture.workers else writing + loading
+    return asking + encoding + beside / available_cores() + (0 if capture.workers else loading)
 
 
 def _extrapolate(rows: np.ndarray, seconds: np.ndarray, all_rows: int, count: int) -> float:
