@@ -35,6 +35,7 @@ from pipelines.capture import (
     add_teacher_arguments,
     describe_capture,
     load_teacher,
+    make_capture,
 )
 from pipelines.command import available_cores, bytes_on_disk, progress, run_command
 from pipelines.experiment import load_config, require_keys
@@ -52,14 +53,7 @@ def main(arguments: argparse.Namespace) -> None:
     plan = plan_views(config, arguments.workers, arguments.views_per_block)
     if not arguments.json:
         print_plan(plan_figures(plan, config))
-    capture = Capture(
-        config,
-        plan,
-        teacher,
-        arguments.workers,
-        patches_per_batch=arguments.patches_per_batch,
-        dtype=arguments.dtype,
-    )
+    capture = make_capture(config, plan, teacher, arguments)
     sections = describe_capture(config, capture)
     codecs, probe = stored_codecs(path, requested), None
     if codecs is None:

@@ -348,6 +348,18 @@ def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what the teacher computes in")
 
 
+def make_capture(config: Config, plan: Plan, teacher: FrozenTeacher, arguments: argparse.Namespace) -> Capture:
+    """The capture that the command line asks for."""
+    return Capture(
+        config,
+        plan,
+        teacher,
+        arguments.workers,
+        patches_per_batch=arguments.patches_per_batch,
+        dtype=arguments.dtype,
+    )
+
+
 def describe_capture(config: Config, capture: Capture) -> dict[str, Any]:
     """The manifest of the cache that a capture makes, but for its plan and codec.
 

@@ -31,7 +31,13 @@ from cache.quantize import FLOATS, PRESETS, FieldCodec
 from cache.view import FLIPS
 from distill.assign import planned_assignment
 from distill.region import box_region
-from pipelines.capture import Capture, add_capture_arguments, add_teacher_arguments, describe_capture, load_teacher
+from pipelines.capture import (
+    add_capture_arguments,
+    add_teacher_arguments,
+    describe_capture,
+    load_teacher,
+    make_capture,
+)
 from pipelines.command import available_cores, positive_int, progress, run_command
 from pipelines.experiment import (
     build_assigner,
@@ -60,14 +66,7 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.json:
         print_plan(figures)
     if teacher is not None:
-        capture = Capture(
-            config,
-            plan,
-            teacher,
-            arguments.workers,
-            patches_per_batch=arguments.patches_per_batch,
-            dtype=arguments.dtype,
-        )
+        capture = make_capture(config, plan, teacher, arguments)
         probe = run_probe(capture, config.codec, describe_capture(config, capture))
         pays = break_even(plan, probe, student_epochs(config, plan), arguments.students)
         figures |= {"probe": probe.figures(), "break_even": pays}

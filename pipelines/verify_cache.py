@@ -30,8 +30,7 @@ from distill.audit import compare_record, repeat_tolerance
 from pipelines.blocks import map_and_add
 from pipelines.capture import Capture, PatchLogits, add_teacher_arguments, describe_numeric, load_teacher
 from pipelines.command import available_cores, positive_int, progress, run_command
-from pipelines.distill import SHARED_SECTIONS
-from pipelines.experiment import describe_student, load_config, require_keys, training_set
+from pipelines.experiment import describe_assignment, describe_student, load_config, require_keys, training_set
 
 
 @dataclass
@@ -109,7 +108,10 @@ def check_config(report: Report, config: Config, reader: CacheReader) -> bool:
     student = describe_student(config)
     # A student that draws fewer flips reads a part of the cache.
     student["views"]["flips"] = reader.manifest["views"]["flips"]
-    for section in SHARED_SECTIONS:
+    wanted = describe_assignment(config)
+    if wanted is not None:
+        student["assignment"] = wanted
+    for section in student:
         difference = first_difference(student[section], reader.manifest[section], section)
         if difference is not None:
             name, ours, theirs = difference
@@ -223,7 +225,7 @@ def compare_patch(reader: CacheReader, patch: int, answer: PatchLogits, tally: T
     plan = reader.plan
     findings = []
     start = 0
-    for view_index in np.flatnonzero(plan.view_patch == patch).tolist():
+    for place, view_index in enumerate(np.flatnonzero(plan.view_patch == patch).tolist()):
         view = plan.view(view_index)
         rows = slice(start, start + int(plan.rows_per_view[view_index]))
         start = rows.stop
@@ -235,6 +237,10 @@ def compare_patch(reader: CacheReader, patch: int, answer: PatchLogits, tally: T
         tally.views += 1
         tally.rows += len(record)
         problem = compare_view(record, answer, rows, tally)
+        if not problem and answer.assigned and record.assigned_prior is not None:
+            stored = record.assigned_prior, record.assigned_object
+            if not all(map(np.array_equal, stored, answer.assigned[place])):
+                problem = "its planned assignment is not the one that labels and assigner give"
         if problem:
             cure = f"Capture a new cache: make cache-teacher CACHE=<not {reader.path}>"
             findings.append(Finding(f"view {view}", problem, cure))

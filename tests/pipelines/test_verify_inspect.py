@@ -157,14 +157,16 @@ def test_another_teacher_fails(copy: Project, capfd) -> None:
         pytest.param("cls_logits", "cls_logits differ by", id="cls"),
         pytest.param("weight", "weights differ by", id="weight"),
         pytest.param("prior_index", "are not the region that the labels give", id="priors"),
+        pytest.param("assigned_object", "planned assignment is not the one that labels", id="assignment"),
     ],
 )
 def test_rows_that_the_teacher_never_said_fail(copy: Project, capfd, field: str, problem: str) -> None:
     """Under a good commit: only the teacher can tell."""
     root = zarr.open_group(copy.cache, mode="r+")
-    view = CacheReader(copy.cache).plan.row_stop[0]
+    plan = CacheReader(copy.cache).plan
+    view = (plan.assigned_stop if field == "assigned_object" else plan.row_stop)[0]
     values = root[field][0, :view]
-    values[-1] += 1 if field == "prior_index" else 0.01
+    values[-1] += 1 if field in ("prior_index", "assigned_object") else 0.01
     root[field][0, :view] = values
     root["committed"][0] = np.frombuffer(block_digest(copy.cache, root, 0), np.uint8)
     assert verify(copy, "--sample", 64) == 1
