@@ -48,7 +48,7 @@ $(READY): pyproject.toml uv.lock .python-version | $(UV)
 	$(if $(filter 1,$(CUDA)),FORCE_CUDA=1) $(UV) sync --locked --quiet $(CUDA_OPTION)
 	@touch $@
 
-demo: $(READY) ## the whole path on built-in scenes, CPU only, about 11 minutes
+demo: $(READY) ## the whole path on built-in scenes, CPU only, about 12 minutes
 	$(call run,demo) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
 data: $(READY) ## DOTA_ROOT= (or built-in scenes) -> patches
