@@ -21,12 +21,10 @@ def compiled_once(tmp_path_factory, monkeypatch) -> None:
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
 
 
-def start(command: str, *argv: Any) -> subprocess.Popen:
+def start(command: str, *argv: Any, stderr: Any = subprocess.DEVNULL) -> subprocess.Popen:
     """A command as a shell would start it, leading a process group of its own."""
     line = [sys.executable, "-W", "ignore", "-m", f"pipelines.{command}", *map(str, argv)]
-    return subprocess.Popen(
-        line, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    return subprocess.Popen(line, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.DEVNULL, stderr=stderr)
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen) -> None:

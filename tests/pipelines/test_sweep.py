@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,15 +72,33 @@ def test_a_killed_sweep_goes_on(project: Project, tmp_path, capfd) -> None:
 
 
 @pytest.mark.usefixtures("compiled_once")
-def test_a_run_that_outlives_its_sweep_is_waited_for(project: Project, tmp_path, capfd) -> None:
+def test_a_run_that_outlives_its_sweep_is_waited_for(project: Project, tmp_path) -> None:
     file = write_sweep(project, tmp_path, {"both": {}})
     process = start("sweep", "--sweep", file)
-    wait_until((tmp_path / "runs/both/output.log").exists, process)
+    wait_until(lambda: students_of(tmp_path), process)
+    (student,) = students_of(tmp_path)
+    # Stands still until the second sweep has noticed it.
+    os.kill(student, signal.SIGSTOP)
     process.kill()
     process.wait()
-    assert call(sweep, "--sweep", file) == 0
-    assert "both is being worked on by another process; waiting for it" in capfd.readouterr().err
+    said = tmp_path / "said.txt"
+    with said.open("w") as errors:
+        second = start("sweep", "--sweep", file, stderr=errors)
+        wait_until(lambda: "both is being worked on by another process; waiting for it" in said.read_text(), second)
+    os.kill(student, signal.SIGCONT)
+    assert second.wait() == 0
     assert len(trainings(tmp_path / "runs/both")) == 1
+
+
+def students_of(folder: Path) -> list[int]:
+    """Processes that train or evaluate something in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            line = (process / "cmdline").read_bytes()
+            if b"pipelines.students" in line and str(folder).encode() in line:
+                found.append(int(process.name))
+    return found
 
 
 @pytest.mark.usefixtures("compiled_once")

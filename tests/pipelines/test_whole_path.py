@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cache.quantize import ValueRange
+from cache.quantize import FieldCodec
 from cache.reader import CacheReader
 from distill.teacher import FrozenTeacher
-from pipelines import cache_teacher, distill, evaluate, plan, probe
+from pipelines import cache_teacher, distill, evaluate, plan
 from pipelines.experiment import load_config
 from tests.cache.store_tools import contents
 from tests.pipelines.conftest import Project, call
@@ -290,9 +291,14 @@ def test_the_probe_predicts_the_size(project: Project, tmp_path, capfd) -> None:
 
 
 def test_a_logit_outside_the_probed_range_stops_the_capture(copy: Project, tmp_path, capfd, monkeypatch) -> None:
-    """The probe has seen values close to 0 alone: the codes end far above the teacher's -4.6 of an untrained class."""
-    seen = dict.fromkeys(("cls_logits", "box_logits"), ValueRange(-0.01, 0.0))
-    monkeypatch.setattr(probe, "value_ranges", lambda answers: seen)
+    """The probe has chosen codes that end far above the teacher's -4.6 of an untrained class."""
+    run_probe = cache_teacher.run_probe
+
+    def narrow_probe(*arguments):
+        found = run_probe(*arguments)
+        return replace(found, codecs={**found.codecs, "cls_logits": FieldCodec("uint8", 0.001, -0.2555)})
+
+    monkeypatch.setattr(cache_teacher, "run_probe", narrow_probe)
     cache = tmp_path / "new.zarr"
     config = Path(copy.config("distill"))
     config.write_text(config.read_text() + 'codec = dict(_delete_=True, preset="half", cls_logits=0.001)\n')
