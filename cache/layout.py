@@ -69,6 +69,11 @@ def names_of(root: zarr.Group) -> ArrayNames:
     return ArrayNames(root.attrs.get("assignment") is not None)
 
 
+def rows_in_block(plan: Plan, field: str, block: int) -> int:
+    """Planned rows of a field of the record in a block."""
+    return int((plan.assigned_per_block if field in ASSIGNED_FIELDS else plan.rows_per_block)[block])
+
+
 # Measured by the capture for every block (`capture_error` columns): largest absolute error of the logits, then mean
 # KL(teacher || stored) in nats at these temperatures; then what the box error does to the expected box: the largest
 # change of centre, width or height in pixels and of the angle in degrees, and 1 - IoU before and after.

@@ -37,6 +37,7 @@ from cache.layout import (
     open_root,
     plan_chunk_keys,
     read_plan,
+    rows_in_block,
 )
 from cache.manifest import Manifest, first_difference
 from cache.plan import Plan
@@ -292,7 +293,7 @@ def _object_problems(path: Path, root: zarr.Group, block: int, plan: Plan) -> li
     """Which objects of a block explain that its digest is wrong."""
     problems = []
     for name, key in zip(names_of(root).block, block_keys(root, block), strict=True):
-        rows = int((plan.assigned_per_block if name in ASSIGNED_FIELDS else plan.rows_per_block)[block])
+        rows = rows_in_block(plan, name, block)
         expected = rows > 0 or name == "capture_error"
         if not (path / key).is_file():
             if expected:

@@ -16,7 +16,6 @@ import numpy as np
 import zarr
 
 from cache.layout import (
-    ASSIGNED_FIELDS,
     ERROR_COLUMNS,
     array_of,
     array_specs,
@@ -25,6 +24,7 @@ from cache.layout import (
     create_arrays,
     names_of,
     open_root,
+    rows_in_block,
     sync_to_disk,
 )
 from cache.manifest import Manifest, require_equal
@@ -124,9 +124,10 @@ class CacheWriter:
         Raises:
             ValueError: a field of another length or dtype than planned.
         """
-        for name in self.names.record:
+        rows = {name: rows_in_block(self.plan, name, block) for name in self.names.record}
+        for name in rows:
             array = array_of(self.root, name)
-            wanted = (self.rows_of(name, block), *array.shape[2:])
+            wanted = (rows[name], *array.shape[2:])
             if fields[name].shape != wanted or fields[name].dtype != array.dtype:
                 raise ValueError(
                     f"block {block}: {name} has shape {fields[name].shape} {fields[name].dtype}, the plan says "
@@ -135,23 +136,18 @@ class CacheWriter:
         # Left over from a capture that was killed in this block: a half-written shard must not be merged into.
         for key in block_keys(self.root, block):
             (self.path / key).unlink(missing_ok=True)
-        for name in self.names.record:
-            if self.rows_of(name, block):
-                array_of(self.root, name)[block, : self.rows_of(name, block)] = fields[name]
+        for name, count in rows.items():
+            if count:
+                array_of(self.root, name)[block, :count] = fields[name]
         array_of(self.root, "capture_error")[block] = np.asarray(error, dtype=np.float64).reshape(len(ERROR_COLUMNS))
         written = [file for file in (self.path / key for key in block_keys(self.root, block)) if file.is_file()]
-        expected = 1 + sum(self.rows_of(name, block) > 0 for name in self.names.record)
+        expected = 1 + sum(count > 0 for count in rows.values())
         assert len(written) == expected, f"block {block}: objects missing after the write"
         for file in written:
             sync_to_disk(file)
         digest = block_digest(self.path, self.root, block)
         array_of(self.root, "committed")[block] = np.frombuffer(digest, dtype=np.uint8)
         return sum(file.stat().st_size for file in written)
-
-    def rows_of(self, field: str, block: int) -> int:
-        """Rows of a field in a block, as planned."""
-        counts = self.plan.assigned_per_block if field in ASSIGNED_FIELDS else self.plan.rows_per_block
-        return int(counts[block])
 
     def close(self) -> None:
         if self._lock is not None:

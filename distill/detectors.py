@@ -13,6 +13,7 @@ from mmrotate.registry import MODELS
 from torch import Tensor
 
 from cache.quantize import subtract_row_max
+from distill.heads import image_index_of
 from distill.losses import GatheredTargets
 from distill.region import sample_region
 from distill.teacher import FrozenTeacher
@@ -60,7 +61,7 @@ class CachedDistiller(_Distiller):
     def teacher_targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> GatheredTargets:
         targets = [sample.teacher_targets for sample in batch_data_samples]
         return GatheredTargets(
-            image_index=_image_index([len(target.prior_index) for target in targets], batch_inputs.device),
+            image_index=image_index_of([len(target.prior_index) for target in targets], batch_inputs.device),
             prior_index=torch.cat([target.prior_index for target in targets]),
             weight=torch.cat([target.weight for target in targets]),
             cls_logits=torch.cat([target.cls_logits for target in targets]),
@@ -97,7 +98,7 @@ class LiveDistiller(_Distiller):
             cls_scores, bbox_preds = self.teacher.to(batch_inputs.device).forward(batch_inputs)
         grid = self.teacher.head.grid_of_maps(cls_scores)
         regions = [sample_region(sample, grid, **self.region) for sample in batch_data_samples]
-        image_index = _image_index([len(region.prior_index) for region in regions], batch_inputs.device)
+        image_index = image_index_of([len(region.prior_index) for region in regions], batch_inputs.device)
         prior_index = torch.cat([region.prior_index for region in regions]).to(batch_inputs.device)
         _, cls_logits, box_logits = self.teacher.head.gather(cls_scores, bbox_preds, image_index, prior_index)
         return GatheredTargets(
@@ -108,9 +109,3 @@ class LiveDistiller(_Distiller):
             # As a cache holds them: the softmax is the same, and live and cached losses agree to the last bit.
             subtract_row_max(box_logits),
         )
-
-
-def _image_index(counts: list[int], device: torch.device) -> Tensor:
-    """(M,) position in the batch of every row."""
-    rows = torch.tensor(counts, device=device)
-    return torch.repeat_interleave(torch.arange(len(counts), device=device), rows)

@@ -37,6 +37,12 @@ class Assignment:
     avg_factor: int
 
 
+def image_index_of(counts: list[int], device: torch.device) -> Tensor:
+    """(M,) position in the batch of every row; `counts` are rows by image."""
+    rows = torch.tensor(counts, device=device)
+    return torch.repeat_interleave(torch.arange(len(counts), device=device), rows)
+
+
 class Integral(nn.Module):
     """Expected value of a softmax over evenly spaced bins.
 
@@ -198,9 +204,7 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
             boxes.append(get_box_tensor(objects.bboxes)[matched])
             counts.append(len(positive))
         prior_index, target_boxes = torch.cat(priors), torch.cat(boxes)
-        image_index = torch.repeat_interleave(
-            torch.arange(len(counts), device=device), torch.tensor(counts, device=device)
-        )
+        image_index = image_index_of(counts, device)
         if not self.reg_decoded_bbox:
             matched_priors = RotatedBoxes(self.priors(grid, device)[prior_index])
             target_boxes = self.bbox_coder.encode(matched_priors, RotatedBoxes(target_boxes))

@@ -20,7 +20,7 @@ from cache.quantize import LOGIT_FIELDS, FieldCodec, ValueRange, choose_codecs
 from cache.view import FLIPS
 from cache.writer import CacheWriter
 from pipelines.capture import Capture, PatchLogits
-from pipelines.command import available_cores, progress
+from pipelines.command import available_cores, bytes_on_disk, progress
 
 # Seed of the sample; the codec's steps depend on it.
 PROBE_SEED = 0
@@ -66,7 +66,6 @@ class Probe:
 class _PatchCost:
     """What one probed patch has cost: loading, asking the teacher, quantising, writing."""
 
-    patch: int
     rows: int
     loading: float
     asking: float
@@ -208,7 +207,6 @@ def _store(
             written = time.perf_counter()
             costs.append(
                 _PatchCost(
-                    patch=answers[position].patch,
                     rows=len(targets.fields["prior_index"]),
                     loading=times[position][0],
                     asking=times[position][1],
@@ -244,7 +242,7 @@ def _plan_of_patches(plan: Plan, patches: Sequence[int]) -> Plan:
 def _empty_bytes(path: Path, plan: Plan, sections: Mapping[str, Any]) -> int:
     """Size of the cache without its records: metadata, plan and commits."""
     with CacheWriter(path, make_manifest(**{**sections, "plan": plan.describe()}), plan):
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) + COMMIT_BYTES * plan.num_blocks
+        return bytes_on_disk(path) + COMMIT_BYTES * plan.num_blocks
 
 
 def _predicted_seconds(plan: Plan, costs: Sequence[_PatchCost], capture: Capture) -> float:
@@ -266,9 +264,10 @@ def _predicted_seconds(plan: Plan, costs: Sequence[_PatchCost], capture: Capture
     )
     if capture.teacher.device.type != "cpu":
         return max(asking + encoding, loading / max(1, capture.workers), writing)
-    # Without loader processes this one loads, alone; what runs beside the teacher shares the cores with it.
-    beside = writing if not capture.workers else writing + loading
-    return asking + encoding + beside / available_cores() + (0 if capture.workers else loading)
+    if not capture.workers:
+        # This process loads, alone.
+        return asking + encoding + loading + writing / available_cores()
+    return asking + encoding + (loading + writing) / available_cores()
 
 
 def _extrapolate(rows: np.ndarray, seconds: np.ndarray, all_rows: int, count: int) -> float:
