@@ -254,8 +254,8 @@ def gradient(student: nn.Module, images: Tensor, targets: GatheredTargets) -> Te
     """Gradient of loss_ld + loss_kd with respect to all parameters that it reaches, as one vector."""
     student.zero_grad()
     maps = student.bbox_head(student.extract_feat(images))
-    level, cls_logits, box_logits = student.bbox_head.gather(*maps, targets.image_index, targets.prior_index)
-    num_levels = student.bbox_head.prior_generator.num_levels
+    level, cls_logits, box_logits = student.adapter.gather(*maps, targets.image_index, targets.prior_index)
+    num_levels = student.adapter.num_levels
     terms = student.distillation(cls_logits, box_logits, targets, level, len(images), num_levels)
     sum(values.sum() for values in terms.values()).backward()
     return torch.cat([parameter.grad.flatten() for parameter in student.parameters() if parameter.grad is not None])

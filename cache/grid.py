@@ -92,6 +92,39 @@ class AnchorGrid:
             levels.append(anchors.reshape(-1, 4))
         return np.concatenate(levels)
 
+    def levels(self, prior_index: np.ndarray) -> np.ndarray:
+        """(n,) int64: the level of each flat index."""
+        return np.searchsorted(self.level_offsets[1:], prior_index, side="right").astype(np.int64)
+
+    def reindex(self, prior_index: Any, target: AnchorGrid) -> Any:
+        """The same cells and anchors on a grid of another image size, as (n,) flat indices of that grid.
+
+        An image padded to the size of a larger one keeps its priors; only their flat indices change.
+
+        Args:
+            prior_index: (n,) int64 array or tensor.
+            target: a grid of the same strides, ratios and scales that is nowhere smaller.
+
+        Raises:
+            ValueError: the target is another kind of grid, or smaller.
+        """
+        if target == self:
+            return prior_index
+        same = (self.strides, self.ratios, self.scales) == (target.strides, target.ratios, target.scales)
+        if not same or target.height < self.height or target.width < self.width:
+            raise ValueError(f"priors of a grid {self} do not lie on {target}")
+        result = prior_index
+        for level in range(self.num_levels):
+            start, stop = self.level_offsets[level : level + 2].tolist()
+            per_row = self.feature_sizes[level][1] * self.anchors_per_cell
+            target_per_row = target.feature_sizes[level][1] * target.anchors_per_cell
+            local = prior_index - start
+            moved = int(target.level_offsets[level]) + local // per_row * target_per_row + local % per_row
+            is_here = (prior_index >= start) & (prior_index < stop)
+            # Operations that arrays and tensors share.
+            result = result + is_here * (moved - prior_index)
+        return result
+
     def level_counts(self, prior_index: np.ndarray) -> np.ndarray:
         """(L,) int64: how many of the sorted flat indices lie on each level."""
         return np.diff(np.searchsorted(prior_index, self.level_offsets)).astype(np.int64)
@@ -104,3 +137,9 @@ class AnchorGrid:
             "ratios": list(self.ratios),
             "scales": list(self.scales),
         }
+
+
+def padded_shape(shape: Sequence[int], divisor: int) -> tuple[int, int]:
+    """Height and width in pixels after padding to multiples of `divisor`, as a detector's preprocessor does."""
+    height, width = (-(-int(side) // divisor) * divisor for side in shape[:2])
+    return height, width

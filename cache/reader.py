@@ -127,17 +127,29 @@ class CacheReader:
         Raises:
             ValueError: naming patch, both digests and the cure; or the patch is not in the cache.
         """
-        position = self._patch_position.get(patch_id)
-        if position is None:
-            raise ValueError(
-                f"cache {self.path} holds no patch {patch_id}. Build a cache of the student's training set"
-            )
-        stored = self.plan.image_sha256[position].tobytes()
+        stored = self.plan.image_sha256[self._position(patch_id)].tobytes()
         if stored != image_sha256:
             raise ValueError(
                 f"cache {self.path}, patch {patch_id}: image_sha256 is {stored.hex()[:16]}… in the cache but "
                 f"{image_sha256.hex()[:16]}… on disk. Restore the image, or capture a new cache"
             )
+
+    def patch_shape(self, patch_id: str) -> tuple[int, int]:
+        """Height and width in pixels of a patch's views as the teacher saw them, padding included.
+
+        Raises:
+            ValueError: the cache holds no such patch.
+        """
+        height, width = self.plan.patch_shape[self._position(patch_id)].tolist()
+        return height, width
+
+    def _position(self, patch_id: str) -> int:
+        position = self._patch_position.get(patch_id)
+        if position is None:
+            raise ValueError(
+                f"cache {self.path} holds no patch {patch_id}. Build a cache of the student's training set"
+            )
+        return position
 
     def read(self, patch_id: str, flip: str) -> TargetRecord:
         """The record of one view.

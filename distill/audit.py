@@ -151,7 +151,7 @@ class TeacherAudit(Hook):
         inputs = preprocessor({"inputs": [image], "data_samples": None})["inputs"]
         maps = self.teacher.to(inputs.device).forward(inputs)
         prior_index = targets.prior_index.to(inputs.device)
-        _, cls_logits, box_logits = self.teacher.head.gather(*maps, torch.zeros_like(prior_index), prior_index)
+        _, cls_logits, box_logits = self.teacher.adapter.gather(*maps, torch.zeros_like(prior_index), prior_index)
         index, weight = targets.prior_index.cpu().numpy(), targets.weight.cpu().numpy()
         stored = TargetRecord(index, weight, targets.cls_logits.cpu().numpy(), targets.box_logits.cpu().numpy())
         answer = TargetRecord(index, weight, cls_logits.cpu().numpy(), subtract_row_max(box_logits).cpu().numpy())

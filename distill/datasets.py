@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ class DotaPatchDataset(BaseDetDataset):
                 {"img_id": image_id, "img_path": str(path), "label_path": str(label_path), "instances": instances}
             )
         return entries
+
+    def label_digest(self, info: dict[str, Any]) -> bytes:
+        """SHA-256 of the labels of one image, `info` being its entry: the bytes of its label file."""
+        return hashlib.sha256(Path(info["label_path"]).read_bytes()).digest()
 
     def filter_data(self) -> list[dict[str, Any]]:
         """Leave out patches without objects where the config says so."""

@@ -5,17 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from mmcv.ops import box_iou_rotated
+from mmdet.models.task_modules.assigners import BaseAssigner
 from mmdet.structures.bbox import get_box_tensor
 from mmdet.utils import InstanceList, OptInstanceList
+from mmengine.structures import InstanceData
 from mmrotate.models.dense_heads import RotatedRetinaHead
 from mmrotate.registry import MODELS
 from mmrotate.structures.bbox import RotatedBoxes
 from torch import Tensor, nn
 
 from cache.grid import AnchorGrid
+from distill.adapter import HeadAdapter, adapts, anchor_fields
+from distill.assign import planned_assignment
 
-BOX_PARAMETERS = ("x", "y", "w", "h", "angle")
+NUM_PARAMETERS = 5
 # Metadata of a sample: (prior_index (n,), object_index (n,)) of its priors that are not negative; object -1: ignored.
 PLANNED_ASSIGNMENT = "planned_assignment"
 
@@ -98,10 +104,11 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         # Buffer names are those of the published checkpoints.
         self.integral = Integral(reg_max, self.xywh_range)
         self.integral_angle = Integral(reg_max, self.angle_range)
+        self.adapter = RotatedRetinaAdapter.of(self)
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        channels = self.num_base_priors * len(BOX_PARAMETERS) * self.num_bins
+        channels = self.num_base_priors * NUM_PARAMETERS * self.num_bins
         self.retina_reg = nn.Conv2d(self.feat_channels, channels, 3, padding=1)
 
     @property
@@ -110,15 +117,10 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
 
     def expected_deltas(self, box_map: Tensor) -> Tensor:
         """(B, A * 5 * K, H, W) logits of any precision -> (B, A * 5, H, W) float32 coder deltas."""
-        logits = box_map.float().unflatten(1, (-1, len(BOX_PARAMETERS), self.num_bins))
+        logits = box_map.float().unflatten(1, (-1, NUM_PARAMETERS, self.num_bins))
         xywh = self.integral(logits[:, :, :4], dim=3)
         angle = self.integral_angle(logits[:, :, 4:], dim=3)
         return torch.cat([xywh, angle], dim=2).flatten(1, 2)
-
-    def expected_boxes(self, priors: Tensor, box_logits: Tensor, max_shape: tuple[int, int] | None = None) -> Tensor:
-        """(M, 5) boxes in pixels and radians of box logits (M, 5, K) at priors (M, 4); centres inside `max_shape`."""
-        upright = RotatedBoxes(torch.cat([priors, torch.zeros_like(priors[:, :1])], dim=1))
-        return self._boxes_at(upright, box_logits, max_shape)
 
     def _boxes_at(self, priors: RotatedBoxes, box_logits: Tensor, max_shape: tuple[int, int] | None = None) -> Tensor:
         return get_box_tensor(self.bbox_coder.decode(priors, self._deltas(box_logits), max_shape=max_shape))
@@ -188,12 +190,18 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
     ) -> Assignment:
         """The same from `PLANNED_ASSIGNMENT` of every image: no IoU is computed."""
         device = cls_scores[0].device
-        grid = self.grid_of_maps(cls_scores)
+        grid = self.adapter.grid_of_maps(cls_scores)
         labels = torch.full((len(batch_img_metas), grid.num_priors), self.num_classes, device=device)
         label_weights = torch.ones(labels.shape, device=device)
         priors, boxes, counts = [], [], []
         for image, (objects, meta) in enumerate(zip(batch_gt_instances, batch_img_metas, strict=True)):
             prior_index, object_index = (values.to(device) for values in meta[PLANNED_ASSIGNMENT])
+            own = self.adapter.grid(*meta["pad_shape"][:2])
+            prior_index = own.reindex(prior_index, grid)
+            if own != grid:
+                # Priors in the padding of a smaller image learn nothing.
+                label_weights[image] = 0
+                label_weights[image, own.reindex(torch.arange(own.num_priors, device=device), grid)] = 1
             is_positive = object_index >= 0
             positive, matched = prior_index[is_positive], object_index[is_positive]
             label_weights[image, prior_index[~is_positive]] = 0
@@ -220,8 +228,8 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         The parent computes expected deltas, decoded boxes and box loss of every prior and multiplies nearly all of them
         by 0: the same sum, for a tenth of the step.
         """
-        grid = self.grid_of_maps(cls_scores)
-        level, _, box_logits = self.gather(cls_scores, bbox_preds, assigned.image_index, assigned.prior_index)
+        grid = self.adapter.grid_of_maps(cls_scores)
+        level, _, box_logits = self.adapter.gather(cls_scores, bbox_preds, assigned.image_index, assigned.prior_index)
         if self.reg_decoded_bbox:
             priors = self.priors(grid, box_logits.device)[assigned.prior_index]
             predicted = self._boxes_at(RotatedBoxes(priors), box_logits)
@@ -250,64 +258,52 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         deltas = [self.expected_deltas(box) for box in bbox_preds]
         return super().predict_by_feat([score.float() for score in cls_scores], deltas, *args, **kwargs)
 
-    def grid(self, height: int, width: int) -> AnchorGrid:
-        """The head's priors on an image of `height` x `width` pixels."""
-        generator = self.prior_generator
-        return AnchorGrid(
-            height,
-            width,
-            tuple(int(stride[0]) for stride in generator.strides),
-            tuple(float(ratio) for ratio in generator.ratios),
-            tuple(float(scale) for scale in generator.scales),
+
+@adapts(RotatedRetinaDistributionHead)
+@dataclass(frozen=True, eq=False)
+class RotatedRetinaAdapter(HeadAdapter):
+    """Rotated RetinaNet: five coder deltas, relative to the prior."""
+
+    kind = "rotated_retina"
+    box_layer = "retina_reg"
+    box_parameters = ("x", "y", "w", "h", "angle")
+    bin_units = ("prior widths", "prior heights", "ln(width / prior width)", "ln(height / prior height)", "rad")
+
+    head: RotatedRetinaDistributionHead
+
+    @classmethod
+    def of(cls, head: RotatedRetinaDistributionHead) -> RotatedRetinaAdapter:
+        return cls(
+            **anchor_fields(head),
+            num_bins=head.num_bins,
+            bin_ranges=(*[head.xywh_range] * 4, head.angle_range),
+            conventions={
+                "anchor_angle": head.prior_generator.angle_version,
+                # Teacher and student must regress the same angle: LD compares their bins.
+                "coder_angle": getattr(head.bbox_coder, "target_angle", head.bbox_coder.angle_version),
+            },
+            head=head,
         )
 
-    def grid_of_maps(self, cls_scores: list[Tensor]) -> AnchorGrid:
-        """The grid that maps of these sizes cover."""
-        stride = int(self.prior_generator.strides[0][0])
-        height, width = cls_scores[0].shape[-2:]
-        grid = self.grid(height * stride, width * stride)
-        sizes = tuple(tuple(score.shape[-2:]) for score in cls_scores)
-        assert grid.feature_sizes == sizes, f"feature sizes {sizes}, the grid says {grid.feature_sizes}"
-        return grid
+    def decode(
+        self, priors: Tensor, strides: Tensor, expected: Tensor, max_shape: tuple[int, int] | None = None
+    ) -> Tensor:
+        """(M, 5) cx, cy, w, h in pixels and the angle in radians; centres inside `max_shape`."""
+        upright = RotatedBoxes(torch.cat([priors, torch.zeros_like(priors[:, :1])], dim=1))
+        return get_box_tensor(self.coder.decode(upright, expected, max_shape=max_shape))
 
-    def gather(
-        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], image_index: Tensor, prior_index: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits at chosen priors, without a dense copy of the maps.
+    def corners(self, boxes: Tensor) -> Tensor:
+        return RotatedBoxes.rbox2corner(boxes)
 
-        Args:
-            cls_scores, bbox_preds: raw maps of every level.
-            image_index, prior_index: (M,) int64; rows in any order.
+    def box_change(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        change = (after - before).abs()
+        # The same box again after half a turn.
+        degrees = torch.rad2deg(change[:, 4]) % 180
+        # On the CPU: mmcv's operators may have been built without a GPU's.
+        iou = box_iou_rotated(before.cpu(), after.cpu(), aligned=True)
+        return change[:, :4].amax(dim=1), torch.minimum(degrees, 180 - degrees), iou
 
-        Returns:
-            level (M,), class logits (M, C), box logits (M, 5, K), both float32; rows in the given order.
-        """
-        offsets = torch.from_numpy(self.grid_of_maps(cls_scores).level_offsets).to(prior_index.device)
-        level = torch.searchsorted(offsets[1:], prior_index, right=True)
-        local = prior_index - offsets[level]
-        cell = torch.div(local, self.num_base_priors, rounding_mode="floor")
-        anchor = local - cell * self.num_base_priors
-        cls_rows, box_rows, order = [], [], []
-        for index, (cls_map, box_map) in enumerate(zip(cls_scores, bbox_preds, strict=True)):
-            rows = torch.nonzero(level == index).squeeze(1)
-            place = (image_index[rows], anchor[rows], slice(None), cell[rows])
-            cls_rows.append(cls_map.unflatten(1, (self.num_base_priors, -1)).flatten(3)[place])
-            box_rows.append(box_map.unflatten(1, (self.num_base_priors, -1)).flatten(3)[place])
-            order.append(rows)
-        back = torch.argsort(torch.cat(order))
-        box_logits = torch.cat(box_rows)[back].float().unflatten(1, (len(BOX_PARAMETERS), self.num_bins))
-        return level, torch.cat(cls_rows)[back].float(), box_logits
-
-    def describe(self) -> dict[str, Any]:
-        """The head's geometry as the manifest states it; classes are the data's."""
-        grid = self.grid(0, 0).to_json()
-        return {
-            "kind": "rotated_retina",
-            "grid": {key: grid[key] for key in ("strides", "ratios", "scales")},
-            "box_parameters": list(BOX_PARAMETERS),
-            "num_bins": self.num_bins,
-            "bin_ranges": [list(self.xywh_range)] * 4 + [list(self.angle_range)],
-            "anchor_angle": self.prior_generator.angle_version,
-            # Teacher and student must regress the same angle: LD compares their bins.
-            "coder_angle": getattr(self.bbox_coder, "target_angle", self.bbox_coder.angle_version),
-        }
+    def plan_assignment(
+        self, assigner: BaseAssigner, gt_instances: InstanceData, grid: AnchorGrid
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return planned_assignment(assigner, gt_instances, grid, self.head.priors(grid))

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from mmrotate.registry import MODELS
 from torch import Tensor, nn
 
+# Of a stored weight, the half that says main region (rules `atss_main` and `atss_main_vlr`).
+MAIN_WEIGHT = 0.5
 NORMALIZERS = ("per_level", "per_image_level", "global")
 
 
@@ -170,4 +172,51 @@ class RegionDistillation(nn.Module):
             losses["loss_ld"] = self.loss_ld(box_logits, targets.box_logits, row_weight, level, num_levels)
         if self.loss_kd is not None:
             losses["loss_kd"] = self.loss_kd(cls_logits, targets.cls_logits, row_weight, level, num_levels)
+        return losses
+
+
+@MODELS.register_module()
+class MainRegionDistillation(nn.Module):
+    """Horizontal LD on the main region, and where asked for on the VLR, and KD on the main region (ld_spec 2.6).
+
+    Reads the weights of the region rules `atss_main` and `atss_main_vlr`. What depends on the student is computed in
+    the step: a row of the main region counts as much as the student's best class score there.
+
+    Args:
+        loss_ld: config of `DistributionDistillationLoss` for the main region; the sum over rows and sides is divided
+            by the number of sides, as in mmdet's `LDHead`.
+        loss_ld_vlr: for the VLR, weighted by IoU, divided by four times the number of sides; None leaves it out.
+        loss_kd: for the class logits of the main region, the mean of a level's rows; None leaves it out.
+    """
+
+    def __init__(self, loss_ld: dict | None, loss_ld_vlr: dict | None = None, loss_kd: dict | None = None) -> None:
+        super().__init__()
+        self.loss_ld = None if loss_ld is None else MODELS.build(loss_ld)
+        self.loss_ld_vlr = None if loss_ld_vlr is None else MODELS.build(loss_ld_vlr)
+        self.loss_kd = None if loss_kd is None else MODELS.build(loss_kd)
+
+    def forward(
+        self,
+        cls_logits: Tensor,
+        box_logits: Tensor,
+        targets: GatheredTargets,
+        level: Tensor,
+        num_images: int,
+        num_levels: int,
+    ) -> dict[str, Tensor]:
+        """Losses by name, each (num_levels,); arguments as `RegionDistillation`."""
+        is_main = targets.weight >= MAIN_WEIGHT
+        vlr_weight = 2 * (targets.weight - MAIN_WEIGHT * is_main)
+        sides = box_logits.shape[1]
+        losses = {}
+        if self.loss_ld is not None:
+            score = cls_logits.detach().sigmoid().amax(dim=1)
+            losses["loss_ld"] = self.loss_ld(box_logits, targets.box_logits, is_main * score / sides, level, num_levels)
+        if self.loss_ld_vlr is not None:
+            losses["loss_ld_vlr"] = self.loss_ld_vlr(
+                box_logits, targets.box_logits, vlr_weight / (4 * sides), level, num_levels
+            )
+        if self.loss_kd is not None:
+            rows = torch.bincount(level, weights=is_main.float(), minlength=num_levels).clamp(min=1)
+            losses["loss_kd"] = self.loss_kd(cls_logits, targets.cls_logits, is_main / rows[level], level, num_levels)
         return losses

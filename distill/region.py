@@ -1,50 +1,132 @@
-"""The region of a sample, for plan, capture and live step: ground truth -> legacy boxes -> priors and weights."""
+"""The region of a view, for plan, capture and live step: ground truth and grid -> priors and weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from mmdet.models.task_modules.assigners import ATSSAssigner
 from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
 from mmengine.structures import InstanceData
+from torch import Tensor
 
 from cache.grid import AnchorGrid
 from cache.region import region_threshold, region_weights
 from distill.assign import circumscribed_boxes
 from distill.boxes import legacy_oc
 from distill.devkit import polygon_iou, rbox_to_polygon
+from distill.losses import MAIN_WEIGHT
 
 # How a rotated object enters the region: as published, by its circumscribed horizontal box, or as it is.
 BOX_FORMS = ("legacy_oc", "hbb", "rotated")
+# Objects at once in the pairwise overlaps of `atss_main_vlr`, whose temporaries are (objects, priors, 2).
+_OBJECTS_PER_CHUNK = 16
+# The VLR weight is the other half of a weight, and must stay below it in float16 as well.
+LARGEST_VLR_WEIGHT = 0.9990234375
 
 
-def describe_region(factor: float, topk: int, box_form: str = "legacy_oc") -> dict[str, Any]:
+@dataclass(frozen=True)
+class RegionRule:
+    """Which priors carry a weight.
+
+    Attributes:
+        weights: ((G, 4 or 5) boxes, grid, the rule's options) -> (P,) float32 weights in [0, 1].
+        box_size: numbers of a box that the rule takes.
+        describe: the rule's options -> all of them as the manifest states them; ValueError for one that is unknown.
+        holds: (stored options, rule and options of a student) -> does the student's region lie inside?
+    """
+
+    weights: Callable[..., np.ndarray]
+    box_size: int
+    describe: Callable[..., dict[str, Any]]
+    holds: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+
+
+def describe_region(*, rule: str = "iou_above_alpha", **options: Any) -> dict[str, Any]:
     """The region rule as the manifest states it.
 
     Raises:
-        ValueError: the box form is unknown.
+        ValueError: the rule or one of its options is unknown.
     """
-    if box_form not in BOX_FORMS:
-        raise ValueError(f"region.box_form is {box_form!r}; one of {', '.join(BOX_FORMS)} needed")
-    return {"rule": "iou_above_alpha", "factor": factor, "topk": topk, "box_form": box_form}
+    try:
+        return {"rule": rule, **_rule(rule).describe(**options)}
+    except TypeError as error:
+        raise ValueError(f"region of rule {rule!r}: {error}") from None
 
 
 def box_region(
-    boxes: np.ndarray, grid: AnchorGrid, *, factor: float, topk: int, box_form: str = "legacy_oc"
+    boxes: np.ndarray, grid: AnchorGrid, *, rule: str = "iou_above_alpha", **options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) sorted flat indices and (n,) float32 weights above 0, from (G, 5) rotated boxes of any convention.
+    """(n,) sorted flat indices and (n,) float32 weights above 0.
 
-    'legacy_oc' drops the angle of the legacy form (published, transposes axis-aligned objects); 'hbb' takes the
+    Args:
+        boxes: (G, 5) rotated boxes of any convention, or (G, 4) x1, y1, x2, y2, as the rule takes them.
+        grid: priors of the view.
+        rule: 'iou_above_alpha' (rotated LD), 'atss_main' or 'atss_main_vlr' (horizontal LD).
+        options: of the rule.
+
+    Raises:
+        ValueError: an unknown rule, or boxes of another kind.
+    """
+    chosen = _rule(rule)
+    if boxes.shape[1] != chosen.box_size:
+        raise ValueError(f"region.rule {rule!r} takes boxes of {chosen.box_size} numbers, not {boxes.shape[1]}")
+    weights = chosen.weights(boxes, grid, **options)
+    prior_index = np.flatnonzero(weights)
+    return prior_index, weights[prior_index]
+
+
+def is_inside(student: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+    """Whether one described region picks some of the priors of another, and fewer, whatever the labels."""
+    return student != stored and _rule(stored["rule"]).holds(stored, student)
+
+
+def sample_region(sample: DetDataSample, grid: AnchorGrid, **rule: Any) -> InstanceData:
+    """`prior_index` and `weight` of a packed sample; taken from `sample.region` where the pipeline has put it.
+
+    `rule` is that of `box_region`.
+    """
+    if "region" in sample:
+        return sample.region
+    prior_index, weight = box_region(sample_boxes(sample), grid, **rule)
+    return InstanceData(prior_index=torch.from_numpy(prior_index), weight=torch.from_numpy(weight))
+
+
+def sample_boxes(sample: DetDataSample) -> np.ndarray:
+    """(G, 4 or 5) float32 ground-truth boxes of a packed sample; ignored objects have no region."""
+    return get_box_tensor(sample.gt_instances.bboxes).cpu().numpy()
+
+
+# --- iou_above_alpha: the rotated recipe (ld_spec 2.5) ---
+
+
+def _alpha_weights(
+    boxes: np.ndarray, grid: AnchorGrid, *, factor: float, topk: int, box_form: str = "legacy_oc"
+) -> np.ndarray:
+    """'legacy_oc' drops the angle of the legacy form (published, transposes axis-aligned objects); 'hbb' takes the
     circumscribed horizontal box; 'rotated' the rotated IoU itself, slower.
     """
     if box_form == "rotated":
-        weights = _rotated_weights(boxes, grid, factor, topk)
-    else:
-        plain = legacy_oc(boxes)[:, :4] if box_form == "legacy_oc" else _circumscribed(boxes)
-        weights = region_weights(plain, grid, factor=factor, topk=topk)
-    prior_index = np.flatnonzero(weights)
-    return prior_index, weights[prior_index]
+        return _rotated_weights(boxes, grid, factor, topk)
+    plain = legacy_oc(boxes)[:, :4] if box_form == "legacy_oc" else _circumscribed(boxes)
+    return region_weights(plain, grid, factor=factor, topk=topk)
+
+
+def _describe_alpha(*, factor: float, topk: int, box_form: str = "legacy_oc") -> dict[str, Any]:
+    if box_form not in BOX_FORMS:
+        raise ValueError(f"region.box_form is {box_form!r}; one of {', '.join(BOX_FORMS)} needed")
+    return {"factor": factor, "topk": topk, "box_form": box_form}
+
+
+def _alpha_holds(stored: Mapping[str, Any], student: Mapping[str, Any]) -> bool:
+    """A higher threshold picks fewer priors."""
+    same = {**stored, "factor": None} == {**student, "factor": None}
+    return same and student["factor"] > stored["factor"]
 
 
 def _circumscribed(boxes: np.ndarray) -> np.ndarray:
@@ -78,18 +160,98 @@ def _rotated_iou(box: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     return polygon_iou(rbox_to_polygon(box[None])[0], rbox_to_polygon(upright)).astype(np.float32)
 
 
-def sample_region(sample: DetDataSample, grid: AnchorGrid, **rule: Any) -> InstanceData:
-    """`prior_index` and `weight` of a packed sample; taken from `sample.region` where the pipeline has put it.
+# --- atss_main and atss_main_vlr: horizontal LD (ld_spec 2.6) ---
 
-    `rule` is that of `box_region`.
+
+def _main_weights(boxes: np.ndarray, grid: AnchorGrid, *, topk: int) -> np.ndarray:
+    """`MAIN_WEIGHT` at the priors that ATSS makes positive: those that mmdet's `LDHead` reads."""
+    return np.where(_atss_positive(boxes, grid, topk), np.float32(MAIN_WEIGHT), np.float32(0))
+
+
+def _main_vlr_weights(boxes: np.ndarray, grid: AnchorGrid, *, topk: int, factor: float = 0.25) -> np.ndarray:
+    """`MAIN_WEIGHT` in the main region, and half the VLR weight added where a prior lies in the VLR."""
+    return _main_weights(boxes, grid, topk=topk) + _vlr_weights(boxes, grid, topk, factor) / 2
+
+
+def _describe_main_vlr(*, topk: int, factor: float = 0.25) -> dict[str, Any]:
+    return {"topk": topk, "factor": factor}
+
+
+def _main_vlr_holds(stored: Mapping[str, Any], student: Mapping[str, Any]) -> bool:
+    if student["rule"] == "atss_main":
+        return student["topk"] == stored["topk"]
+    same = {**stored, "factor": None} == {**student, "factor": None}
+    return same and student["factor"] > stored["factor"]
+
+
+def _atss_positive(boxes: np.ndarray, grid: AnchorGrid, topk: int) -> np.ndarray:
+    """(P,) which priors mmdet's ATSS assigns to an object."""
+    objects = torch.from_numpy(boxes.astype(np.float32))
+    labels = torch.zeros(len(objects), dtype=torch.int64)
+    assigned = _atss(topk).assign(
+        InstanceData(priors=_prior_corners(grid)),
+        list(grid.level_sizes),
+        InstanceData(bboxes=objects, labels=labels),
+    )
+    return assigned.gt_inds.numpy() > 0
+
+
+@cache
+def _atss(topk: int) -> ATSSAssigner:
+    return ATSSAssigner(topk=topk, iou_calculator={"type": "mmdet.BboxOverlaps2D"})
+
+
+def _vlr_weights(boxes: np.ndarray, grid: AnchorGrid, topk: int, factor: float) -> np.ndarray:
+    """(P,) best IoU with an object in whose valuable localization region a prior lies: factor alpha <= DIoU < alpha.
+
+    alpha is the threshold of ATSS: mean plus sample deviation of the IoU of the `topk` nearest priors a level.
     """
-    if "region" in sample:
-        return sample.region
-    prior_index, weight = box_region(sample_boxes(sample), grid, **rule)
-    return InstanceData(prior_index=torch.from_numpy(prior_index), weight=torch.from_numpy(weight))
+    weights = torch.zeros(grid.num_priors)
+    priors = _prior_corners(grid)
+    for start in range(0, len(boxes), _OBJECTS_PER_CHUNK):
+        objects = torch.from_numpy(boxes[start : start + _OBJECTS_PER_CHUNK].astype(np.float32))
+        iou = bbox_overlaps(objects, priors)
+        distance = torch.cdist(_centers(objects), _centers(priors))
+        levels = zip(iou.split(grid.level_sizes, dim=1), distance.split(grid.level_sizes, dim=1), strict=True)
+        nearest = torch.cat(
+            [
+                level_iou.gather(1, level_distance.topk(min(topk, level_iou.shape[1]), dim=1, largest=False).indices)
+                for level_iou, level_distance in levels
+            ],
+            dim=1,
+        )
+        alpha = (nearest.mean(dim=1) + nearest.std(dim=1))[:, None]
+        diou = iou - (distance / _enclosing_diagonal(objects, priors)) ** 2
+        inside = (diou >= factor * alpha) & (diou < alpha)
+        weights = torch.maximum(weights, torch.where(inside, iou, 0).amax(dim=0))
+    return weights.clamp(max=LARGEST_VLR_WEIGHT).numpy()
 
 
-def sample_boxes(sample: DetDataSample) -> np.ndarray:
-    """(G, 5) float32 ground-truth boxes of a packed sample."""
-    boxes = sample.gt_instances.bboxes
-    return getattr(boxes, "tensor", boxes).cpu().numpy()
+def _prior_corners(grid: AnchorGrid) -> Tensor:
+    """(P, 4) x1, y1, x2, y2 of a grid's priors."""
+    centers, sides = torch.from_numpy(grid.anchors).split(2, dim=1)
+    return torch.cat([centers - sides / 2, centers + sides / 2], dim=1)
+
+
+def _centers(boxes: Tensor) -> Tensor:
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
+
+
+def _enclosing_diagonal(objects: Tensor, priors: Tensor) -> Tensor:
+    """(G, P) diagonal of the smallest box around each pair."""
+    low = torch.minimum(objects[:, None, :2], priors[None, :, :2])
+    high = torch.maximum(objects[:, None, 2:], priors[None, :, 2:])
+    return (high - low).norm(dim=2)
+
+
+RULES: Mapping[str, RegionRule] = {
+    "iou_above_alpha": RegionRule(_alpha_weights, 5, _describe_alpha, _alpha_holds),
+    "atss_main": RegionRule(_main_weights, 4, lambda *, topk: {"topk": topk}, lambda stored, student: False),
+    "atss_main_vlr": RegionRule(_main_vlr_weights, 4, _describe_main_vlr, _main_vlr_holds),
+}
+
+
+def _rule(name: str) -> RegionRule:
+    if name not in RULES:
+        raise ValueError(f"region.rule is {name!r}; one of {', '.join(RULES)} needed")
+    return RULES[name]

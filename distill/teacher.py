@@ -13,10 +13,8 @@ from mmengine.config import Config
 from mmrotate.registry import MODELS
 from torch import Tensor
 
+from distill.adapter import HeadAdapter, adapter_of
 from distill.checkpoint import load_checkpoint, load_weights, state_dict_of, weights_digest
-from distill.heads import RotatedRetinaDistributionHead
-
-BOX_MAP = "bbox_head.retina_reg.weight"
 
 
 class FrozenTeacher:
@@ -28,6 +26,7 @@ class FrozenTeacher:
     def __init__(self, model: SingleStageDetector, model_config: dict[str, Any]) -> None:
         self.model = model.eval().requires_grad_(False)
         self.model_config = model_config
+        self.adapter: HeadAdapter = adapter_of(model.bbox_head)
 
     @classmethod
     def load(
@@ -51,15 +50,13 @@ class FrozenTeacher:
             )
         model_config = _without_downloads(config.model.to_dict())
         model = MODELS.build(model_config)
-        if not isinstance(model.bbox_head, RotatedRetinaDistributionHead):
-            raise ValueError(f"teacher head is {type(model.bbox_head).__name__}; a distribution head is needed")
-        _require_distribution_head(model, state, checkpoint)
+        try:
+            adapter = adapter_of(getattr(model, "bbox_head", None))
+        except ValueError as error:
+            raise ValueError(f"teacher: {error}") from None
+        _require_distribution_head(model, adapter, state, checkpoint)
         load_weights(model, state, checkpoint, "TEACHER=")
         return cls(model, json.loads(json.dumps(model_config)))
-
-    @property
-    def head(self) -> RotatedRetinaDistributionHead:
-        return self.model.bbox_head
 
     @property
     def device(self) -> torch.device:
@@ -89,10 +86,13 @@ def _without_downloads(model_config: dict[str, Any]) -> dict[str, Any]:
     return cleaned
 
 
-def _require_distribution_head(model: SingleStageDetector, state: Mapping[str, Tensor], checkpoint: str | Path) -> None:
+def _require_distribution_head(
+    model: SingleStageDetector, adapter: HeadAdapter, state: Mapping[str, Tensor], checkpoint: str | Path
+) -> None:
     """A plain regression head read as bins would give answers that look right and mean nothing."""
-    wanted = tuple(model.state_dict()[BOX_MAP].shape)
-    found = tuple(state[BOX_MAP].shape) if BOX_MAP in state else None
+    name = f"bbox_head.{adapter.box_layer}.weight"
+    wanted = tuple(model.state_dict()[name].shape)
+    found = tuple(state[name].shape) if name in state else None
     if found is None or found[0] != wanted[0]:
         raise ValueError(
             f"checkpoint {checkpoint} has no distribution head: {wanted[0]} box channels expected, "

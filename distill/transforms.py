@@ -15,6 +15,7 @@ from mmdet.datasets.transforms import PackDetInputs, RandomFlip
 from mmengine.structures import InstanceData
 from mmrotate.registry import TRANSFORMS
 
+from cache.grid import AnchorGrid, padded_shape
 from cache.reader import CacheReader, TargetRecord
 from cache.verify import grid_of
 from cache.view import FLIPS
@@ -32,6 +33,7 @@ DETERMINISTIC = frozenset(
         "mmdet.LoadAnnotations",
         "mmdet.PackDetInputs",
         "mmdet.Pad",
+        "mmdet.Resize",
     }
 )
 
@@ -93,10 +95,7 @@ class RandomViewFlip(RandomFlip):
             self._flip(results)
 
     def _flip(self, results: dict[str, Any]) -> None:
-        if "img" in results:
-            super()._flip(results)
-        else:
-            results["gt_bboxes"].flip_(results["img_shape"], results["flip_direction"])
+        super()._flip(results)
         if results.get("gt_bboxes") is not None and self.flip_offset:
             direction = results["flip_direction"]
             along_x = -self.flip_offset * (direction in ("horizontal", "diagonal"))
@@ -135,12 +134,13 @@ class LoadTeacherTargets(BaseTransform):
             raise ValueError("LoadTeacherTargets has no cache; train with make distill, or give it cache=<path>")
         if self._reader is None:
             self._reader = CacheReader(self.cache)
-        patch_id, flip = results["img_id"], results.get("flip_direction") or "none"
+        patch_id, flip = str(results["img_id"]), results.get("flip_direction") or "none"
         if self.check_image:
             self._reader.require_image(patch_id, results["img_sha256"])
+        grid = self._grid(patch_id, results["img_shape"])
         record = self._reader.read(patch_id, flip)
         if self.region is not None:
-            record = self._part_of(record, results)
+            record = self._part_of(record, results, grid)
         results["teacher_targets"] = record
         if self.assignment:
             if record.assigned_prior is None:
@@ -151,9 +151,20 @@ class LoadTeacherTargets(BaseTransform):
             results[PLANNED_ASSIGNMENT] = record.assigned_prior, record.assigned_object
         return results
 
-    def _part_of(self, record: TargetRecord, results: dict[str, Any]) -> TargetRecord:
+    def _grid(self, patch_id: str, image_shape: tuple[int, ...]) -> AnchorGrid:
+        """The priors of a view, by the size that the teacher saw: another size would move every flat index."""
+        stored = self._reader.patch_shape(patch_id)
+        divisor = self._reader.manifest["preprocessing"]["pad_size_divisor"]
+        found = padded_shape(image_shape, divisor)
+        if found != stored:
+            raise ValueError(
+                f"cache {self.cache}, patch {patch_id}: its size is {stored} in the cache but {found} here, with "
+                "padding. Resize and pad as the cache's preprocessing says, or capture a new cache"
+            )
+        return grid_of(self._reader.manifest, stored)
+
+    def _part_of(self, record: TargetRecord, results: dict[str, Any], grid: AnchorGrid) -> TargetRecord:
         """The rows of this student's own region, with its weights."""
-        grid = grid_of(self._reader.manifest, results["img_shape"])
         prior_index, weight = box_region(results["gt_bboxes"].tensor.numpy(), grid, **self.region)
         rows = np.searchsorted(record.prior_index, prior_index)
         inside = np.append(record.prior_index, -1)[rows] == prior_index

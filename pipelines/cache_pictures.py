@@ -22,17 +22,16 @@ from matplotlib.ticker import MaxNLocator
 from mmcv.ops import batched_nms
 from mmengine.config import Config
 from mmrotate.registry import MODELS
-from mmrotate.structures.bbox import RotatedBoxes
 from torch import Tensor
 
 from cache.layout import ERROR_COLUMNS, ERROR_TEMPERATURES
 from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader, TargetRecord
 from cache.verify import FLOAT_EDGES, WEIGHT_EDGES, BlockStatistics
-from distill.heads import RotatedRetinaDistributionHead
+from distill.adapter import HeadAdapter
 from distill.teacher import FrozenTeacher
 from pipelines.evaluate import detector_config
-from pipelines.experiment import build_head, training_set, view_pipeline
+from pipelines.views import TrainingViews, ViewSample
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; classes beyond them change the line's style.
 PALETTE = ("#E69F00", "#56B4E9", "#F0E442", "#D55E00", "#CC79A7", "#009E73", "#0072B2")
@@ -44,14 +43,6 @@ MIN_SCORE = 0.3
 # Priors that are decoded where none reaches that score.
 FALLBACK_PRIORS = 20
 DISTRIBUTIONS = 4
-# What one unit of a delta means.
-DELTA_UNITS = {
-    "x": "x shift (prior widths)",
-    "y": "y shift (prior heights)",
-    "w": "ln(width / prior width)",
-    "h": "ln(height / prior height)",
-    "angle": "angle (rad)",
-}
 STYLE = {
     "font.size": 11,
     "axes.titlesize": 12,
@@ -186,15 +177,15 @@ def _draw_errors(axes: Axes, errors: dict[str, dict[str, float]]) -> None:
 class DrawnView:
     """A view as it is drawn; n rows.
 
-    image: (H, W, 3) uint8 RGB. objects: (G, 5) ground truth. boxes: (n, 5) decoded. record: what is stored.
-    kept: rows of the detections after NMS, best first.
+    image: (H, W, 3) uint8 RGB. objects: (G, 4, 2) corners of the ground truth. boxes: (n, 4, 2) corners of the decoded
+    boxes. record: what is stored. kept: rows of the detections after NMS, best first.
     """
 
     flip: str
     image: np.ndarray
     objects: np.ndarray
     record: TargetRecord
-    boxes: Tensor
+    boxes: np.ndarray
     scores: Tensor
     labels: Tensor
     kept: Tensor
@@ -214,23 +205,26 @@ def draw_views(
     Raises:
         ValueError: no such patch in the cache or in the training set, or no such flip in the cache.
     """
-    head = build_head(config).eval()
-    samples = ViewSamples(config)
+    views = TrainingViews(config, pixels=True)
     patch_id = patch_id or busy_patch(reader)
     flips = list(reader.manifest["views"]["flips"])
     flip = flip or flips[-1]
     reader.view_index(patch_id, flip)
-    views = [draw_ready(head, reader, samples, patch_id, name, config) for name in flips]
+    if patch_id not in views:
+        raise ValueError(f"patch {patch_id} is in the cache but not in the training set. Give another --patch")
+    samples = [views.sample(patch_id, name) for name in flips]
+    drawn = [
+        draw_ready(views.adapter, reader, sample, patch_id, name, config)
+        for name, sample in zip(flips, samples, strict=True)
+    ]
     student = None if checkpoint is None else FrozenTeacher.load(detector_config(config), checkpoint)
     with mpl.rc_context(STYLE):
-        detections = _draw_detections(reader, views, patch_id, out / "detections.png")
-        shown = views[flips.index(flip)]
-        answer = (
-            None
-            if student is None
-            else student_logits(config, student, samples.last_input[patch_id, flip], shown.record.prior_index)
+        detections = _draw_detections(reader, drawn, patch_id, out / "detections.png")
+        shown, sample = drawn[flips.index(flip)], samples[flips.index(flip)]
+        answer = None if student is None else student_logits(config, student, sample.image, shown.record.prior_index)
+        distributions = _draw_distributions(
+            reader, views.adapter, sample, shown, answer, patch_id, out / "distributions.png"
         )
-        distributions = _draw_distributions(reader, head, shown, answer, patch_id, out / "distributions.png")
     return [detections, distributions]
 
 
@@ -244,38 +238,12 @@ def busy_patch(reader: CacheReader) -> str:
     return plan.patch_ids[int(order[int(0.9 * (len(order) - 1))])]
 
 
-class ViewSamples:
-    """Views of the training set with their ground truth."""
-
-    def __init__(self, config: Config) -> None:
-        pack = {"type": "mmdet.PackDetInputs", "meta_keys": ("img_id", "img_shape")}
-        self.dataset = training_set(config, [*view_pipeline(config), pack])
-        self.position = {self.dataset.get_data_info(index)["img_id"]: index for index in range(len(self.dataset))}
-        self.last_input: dict[tuple[str, str], Tensor] = {}
-
-    def __call__(self, patch_id: str, flip: str) -> tuple[Tensor, np.ndarray]:
-        """(3, H, W) uint8 BGR and (G, 5) ground-truth boxes."""
-        if patch_id not in self.position:
-            raise ValueError(f"patch {patch_id} is in the cache but not in the training set. Give another --patch")
-        info = self.dataset.get_data_info(self.position[patch_id])
-        packed = self.dataset.pipeline({**info, "forced_flip": flip})
-        self.last_input[patch_id, flip] = packed["inputs"]
-        return packed["inputs"], packed["data_samples"].gt_instances.bboxes.tensor.numpy()
-
-
 def draw_ready(
-    head: RotatedRetinaDistributionHead,
-    reader: CacheReader,
-    samples: ViewSamples,
-    patch_id: str,
-    flip: str,
-    config: Config,
+    adapter: HeadAdapter, reader: CacheReader, sample: ViewSample, patch_id: str, flip: str, config: Config
 ) -> DrawnView:
     """Image, ground truth and the stored record's detections of a view."""
-    image, objects = samples(patch_id, flip)
     record = reader.read(patch_id, flip)
-    shape = tuple(image.shape[-2:])
-    boxes = decode_boxes(head, shape, record.prior_index, torch.from_numpy(record.box_logits))
+    boxes = decode_boxes(adapter, sample, record.prior_index, torch.from_numpy(record.box_logits))
     scores, labels = torch.from_numpy(record.cls_logits).sigmoid().max(dim=1)
     good = torch.nonzero(scores >= MIN_SCORE).squeeze(1)
     if not len(good):
@@ -286,15 +254,21 @@ def draw_ready(
         _, order = batched_nms(boxes[good], scores[good], labels[good], dict(config.model.test_cfg.nms))
         kept = good[order]
     return DrawnView(
-        flip, image.permute(1, 2, 0).numpy()[..., ::-1].copy(), objects, record, boxes, scores, labels, kept
+        flip=flip,
+        image=sample.image.permute(1, 2, 0).numpy()[..., ::-1].copy(),
+        objects=adapter.corners(sample.objects.bboxes.tensor).numpy(),
+        record=record,
+        boxes=adapter.corners(boxes).numpy(),
+        scores=scores,
+        labels=labels,
+        kept=kept,
     )
 
 
-def decode_boxes(
-    head: RotatedRetinaDistributionHead, shape: tuple[int, int], prior_index: np.ndarray, box_logits: Tensor
-) -> Tensor:
-    """(n, 5) boxes of the expected deltas at the given priors."""
-    return head.expected_boxes(torch.from_numpy(head.grid(*shape).anchors[prior_index]), box_logits, shape)
+def decode_boxes(adapter: HeadAdapter, sample: ViewSample, prior_index: np.ndarray, box_logits: Tensor) -> Tensor:
+    """(n, 4 or 5) expected boxes at the given priors of a view."""
+    shape = sample.image.shape[-2:]
+    return adapter.expected_boxes(sample.grid, torch.from_numpy(prior_index), box_logits, tuple(shape))
 
 
 def student_logits(
@@ -305,7 +279,7 @@ def student_logits(
     batch = preprocessor({"inputs": [image], "data_samples": None})
     rows = torch.from_numpy(prior_index).to(student.device)
     maps = student.forward(batch["inputs"])
-    _, cls_logits, box_logits = student.head.gather(*maps, torch.zeros_like(rows), rows)
+    _, cls_logits, box_logits = student.adapter.gather(*maps, torch.zeros_like(rows), rows)
     return cls_logits.cpu(), box_logits.cpu()
 
 
@@ -319,10 +293,10 @@ def _draw_detections(reader: CacheReader, views: Sequence[DrawnView], patch_id: 
     for axes, view in zip(panels, views, strict=False):
         _show_image(axes, view.image)
         for box in view.objects:
-            _label_outline(axes, box)
+            label_outline(axes, box)
         for row in view.kept.tolist():
             colour, style = class_line(int(view.labels[row]))
-            _outline(axes, view.boxes[row].numpy(), colour, linewidth=1.8, linestyle=style)
+            _outline(axes, view.boxes[row], colour, linewidth=1.8, linestyle=style)
         axes.set_title(f"flip: {view.flip} · {len(view.kept)} boxes from {len(view.record):,} stored priors")
     for axes in panels[len(views) :]:
         axes.axis("off")
@@ -349,7 +323,8 @@ def class_line(label: int) -> tuple[str, str]:
 
 def _draw_distributions(
     reader: CacheReader,
-    head: RotatedRetinaDistributionHead,
+    adapter: HeadAdapter,
+    sample: ViewSample,
     view: DrawnView,
     student: tuple[Tensor, Tensor] | None,
     patch_id: str,
@@ -367,22 +342,20 @@ def _draw_distributions(
     for line, row in zip(panels, rows, strict=False):
         student_box = None
         if student is not None:
-            shape = tuple(view.image.shape[:2])
-            student_box = decode_boxes(head, shape, view.record.prior_index[row : row + 1], student[1][row : row + 1])[
-                0
-            ]
+            answer = decode_boxes(adapter, sample, view.record.prior_index[row : row + 1], student[1][row : row + 1])
+            student_box = adapter.corners(answer)[0].numpy()
         _draw_crop(line[0], view, row, student_box)
         score = f"{description['classes'][int(view.labels[row])]}, score {view.scores[row]:.2f}"
         if student is not None:
             score += f" (student {student[0][row, view.labels[row]].sigmoid():.2f})"
         line[0].set_title(score)
         line[0].set_xlabel(f"prior {view.record.prior_index[row]:,}, weight {view.record.weight[row]:.2f}")
-        for axes, parameter, name in zip(line[1:], range(len(names)), names, strict=True):
+        for axes, parameter, name, unit in zip(line[1:], range(len(names)), names, adapter.bin_units, strict=True):
             answers = [(torch.from_numpy(view.record.box_logits[row, parameter]), TEACHER_COLOUR)]
             if student is not None:
                 answers.append((student[1][row, parameter], STUDENT_COLOUR))
             _draw_bins(axes, np.linspace(*description["bin_ranges"][parameter], description["num_bins"]), answers)
-            axes.set_xlabel(DELTA_UNITS.get(name, name))
+            axes.set_xlabel(f"{name} ({unit})")
     for axes in panels[:, 1]:
         axes.set_ylabel("probability")
     if not rows:
@@ -404,18 +377,20 @@ def _spread_choice(view: DrawnView) -> list[int]:
     return (ranked + [row for row in kept if row not in ranked])[:DISTRIBUTIONS]
 
 
-def _draw_crop(axes: Axes, view: DrawnView, row: int, student_box: Tensor | None) -> None:
-    box = view.boxes[row].numpy()
+def _draw_crop(axes: Axes, view: DrawnView, row: int, student_box: np.ndarray | None) -> None:
+    box = view.boxes[row]
     height, width = view.image.shape[:2]
-    reach = 0.9 * max(box[2], box[3], 16)
+    center = box.mean(axis=0)
+    longest = np.linalg.norm(box - np.roll(box, 1, axis=0), axis=1).max()
+    reach = 0.9 * max(longest, 16)
     _show_image(axes, view.image)
     for other in view.objects:
-        _label_outline(axes, other)
+        label_outline(axes, other)
     if student_box is not None:
-        _outline(axes, student_box.numpy(), STUDENT_COLOUR, linewidth=2.5, linestyle="-")
+        _outline(axes, student_box, STUDENT_COLOUR, linewidth=2.5, linestyle="-")
     _outline(axes, box, TEACHER_COLOUR, linewidth=2.5, linestyle="-")
-    axes.set_xlim(max(-0.5, box[0] - reach), min(width - 0.5, box[0] + reach))
-    axes.set_ylim(min(height - 0.5, box[1] + reach), max(-0.5, box[1] - reach))
+    axes.set_xlim(max(-0.5, center[0] - reach), min(width - 0.5, center[0] + reach))
+    axes.set_ylim(min(height - 0.5, center[1] + reach), max(-0.5, center[1] - reach))
 
 
 def _draw_bins(axes: Axes, values: np.ndarray, answers: Sequence[tuple[Tensor, str]]) -> None:
@@ -441,15 +416,13 @@ def _show_image(axes: Axes, image: np.ndarray) -> None:
         spine.set_visible(False)
 
 
-def _outline(axes: Axes, box: np.ndarray, colour: str, **line: Any) -> None:
-    corners = RotatedBoxes.rbox2corner(torch.as_tensor(box)).numpy()
+def _outline(axes: Axes, corners: np.ndarray, colour: str, **line: Any) -> None:
     # A dark edge keeps the line visible on light ground.
     edge = [withStroke(linewidth=line["linewidth"] + 1.2, foreground="#00000088")]
     axes.add_patch(Polygon(corners, fill=False, edgecolor=colour, clip_on=True, path_effects=edge, **line))
 
 
-def _label_outline(axes: Axes, box: np.ndarray) -> None:
+def label_outline(axes: Axes, corners: np.ndarray) -> None:
     """White dashes with black gaps: visible on any ground, and no class's colour."""
-    corners = RotatedBoxes.rbox2corner(torch.as_tensor(box)).numpy()
     axes.add_patch(Polygon(corners, fill=False, edgecolor="black", linewidth=1.4))
     axes.add_patch(Polygon(corners, fill=False, edgecolor="white", linewidth=1.4, linestyle=(0, (3, 3))))

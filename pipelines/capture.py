@@ -13,22 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcv.ops import box_iou_rotated
 from mmengine.config import Config
 from mmrotate.registry import MODELS
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cache.grid import AnchorGrid
 from cache.layout import ERROR_COLUMNS, ERROR_TEMPERATURES
 from cache.plan import VIEWS_PER_BLOCK, Plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec, subtract_row_max
 from cache.view import FLIPS
-from distill.assign import planned_assignment
-from distill.region import box_region
+from distill.adapter import HeadAdapter
 from distill.teacher import FrozenTeacher
 from pipelines.command import positive_int
-from pipelines.experiment import build_assigner, describe_assignment, describe_student, training_set, view_pipeline
+from pipelines.experiment import describe_assignment, describe_student
+from pipelines.views import TrainingViews
 
 # What the teacher may compute in: float32, or autocast to one of the others.
 DTYPES = ("float32", "bfloat16", "float16")
@@ -103,7 +101,7 @@ class Capture:
         self.workers = workers
         self.patches_per_batch = patches_per_batch
         self.dtype = dtype
-        self.views = ViewDataset(config, plan, teacher)
+        self.views = ViewDataset(config, plan)
         self.preprocessor = MODELS.build(config.model.data_preprocessor).to(teacher.device)
 
     def blocks(self, blocks: Sequence[int], codecs: dict[str, FieldCodec]) -> Iterator[BlockTargets]:
@@ -147,7 +145,7 @@ class Capture:
         started = time.perf_counter()
         with torch.autocast(device.type, getattr(torch, self.dtype), enabled=self.dtype != "float32"):
             maps = self.teacher.forward(batch["inputs"])
-        _, cls_logits, box_logits = self.teacher.head.gather(
+        _, cls_logits, box_logits = self.teacher.adapter.gather(
             *maps,
             torch.from_numpy(image_index).to(device),
             torch.from_numpy(np.concatenate(regions)).to(device),
@@ -198,12 +196,10 @@ class Capture:
                 error |= measure_error(values, decoded[field], field.removesuffix("_logits"))
         if len(prior_index) and codecs["box_logits"].dtype != "float32":
             rows = np.linspace(0, len(prior_index) - 1, min(len(prior_index), BOX_CHANGE_ROWS)).astype(np.int64)
-            priors = np.concatenate([self._priors(answer) for answer in answers])[rows]
             before, after = (
-                self.teacher.head.expected_boxes(torch.from_numpy(priors).to(values.device), values[rows])
-                for values in (logits["box_logits"], decoded["box_logits"])
+                self._boxes(answers, values, rows) for values in (logits["box_logits"], decoded["box_logits"])
             )
-            error |= measure_box_change(before, after)
+            error |= measure_box_change(self.teacher.adapter, before, after)
         return BlockTargets(block, fields, np.asarray([error[column] for column in ERROR_COLUMNS]))
 
     def _require_storable(self, answer: PatchLogits, codecs: dict[str, FieldCodec]) -> None:
@@ -224,52 +220,49 @@ class Capture:
                     where = f"view {self.plan.view(int(view))}"
                     codecs[field].check_range(float(part.min()), float(part.max()), field, where)
 
-    def _priors(self, answer: PatchLogits) -> np.ndarray:
-        """(M, 4) priors of a patch's rows."""
-        height, width = (int(side) for side in self.plan.patch_shape[answer.patch])
-        return self.views.grid(height, width).anchors[answer.prior_index]
+    def _boxes(self, answers: Sequence[PatchLogits], box_logits: Tensor, rows: np.ndarray) -> Tensor:
+        """Expected boxes of some rows (sorted) of a block's box logits."""
+        boxes, start = [], 0
+        for answer in answers:
+            stop = start + len(answer.prior_index)
+            own = rows[(rows >= start) & (rows < stop)]
+            grid = self.views.views.grid(*self.plan.patch_shape[answer.patch].tolist())
+            prior_index = torch.from_numpy(answer.prior_index[own - start].astype(np.int64))
+            boxes.append(self.teacher.adapter.expected_boxes(grid, prior_index, box_logits[own]))
+            start = stop
+        return torch.cat(boxes)
 
 
 class ViewDataset(Dataset):
     """The training set's patches, each as all its views, by position in the plan."""
 
-    def __init__(self, config: Config, plan: Plan, teacher: FrozenTeacher) -> None:
-        pack = {"type": "mmdet.PackDetInputs", "meta_keys": ("img_id", "img_shape")}
-        self.dataset = training_set(config, [*view_pipeline(config), pack])
+    def __init__(self, config: Config, plan: Plan) -> None:
+        self.views = TrainingViews(config, pixels=True)
         self.plan = plan
-        self.head = teacher.head
-        self.region = dict(config.region)
-        self.assigner = build_assigner(config)
         self.flips = [FLIPS[code] for code in sorted(set(plan.view_flip.tolist()))]
-        self.position = {self.dataset.get_data_info(index)["img_id"]: index for index in range(len(self.dataset))}
-        # Patches share a few sizes; a grid's anchors are built once.
-        self._grids: dict[tuple[int, int], AnchorGrid] = {}
-
-    def grid(self, height: int, width: int) -> AnchorGrid:
-        return self._grids.setdefault((height, width), self.head.grid(height, width))
 
     def __len__(self) -> int:
         return len(self.plan.patch_ids)
 
     def __getitem__(self, patch: int) -> PatchViews:
         patch_id = self.plan.patch_ids[patch]
-        info = self.dataset.get_data_info(self.position[patch_id])
-        shape = tuple(int(side) for side in self.plan.patch_shape[patch])
-        grid = self.grid(*shape)
+        planned = tuple(int(side) for side in self.plan.patch_shape[patch])
         images, indices, weights, assigned = [], [], [], []
         for flip in self.flips:
-            packed = self.dataset.pipeline({**info, "forced_flip": flip})
-            sample = packed["data_samples"]
-            if tuple(sample.img_shape) != shape:
+            sample = self.views.sample(patch_id, flip)
+            shape = sample.grid.height, sample.grid.width
+            if shape != planned:
                 raise ValueError(
-                    f"image {info['img_path']}: decoded shape is {tuple(sample.img_shape)} but its header says {shape}"
+                    f"image {self.views.info(patch_id)['img_path']}: decoded shape is {shape} with padding but its "
+                    f"header says {planned}"
                 )
-            prior_index, weight = box_region(sample.gt_instances.bboxes.tensor.numpy(), grid, **self.region)
-            images.append(packed["inputs"])
+            prior_index, weight = self.views.region(sample)
+            images.append(sample.image)
             indices.append(prior_index)
             weights.append(weight)
-            if self.assigner is not None:
-                assigned.append(planned_assignment(self.assigner, sample.gt_instances, grid, self.head.priors(grid)))
+            pair = self.views.assignment(sample)
+            if pair is not None:
+                assigned.append(pair)
         return PatchViews(patch, torch.stack(images), indices, weights, assigned)
 
 
@@ -302,16 +295,13 @@ def measure_error(logits: Tensor, decoded: Tensor, name: str) -> dict[str, float
     return measured
 
 
-def measure_box_change(before: Tensor, after: Tensor) -> dict[str, float]:
-    """What the codec does to expected boxes (M, 5): change in pixels and degrees, and 1 - IoU of before and after."""
-    change = (after - before).abs()
-    # The same box again after half a turn.
-    degrees = torch.rad2deg(change[:, 4]) % 180
-    # On the CPU: mmcv's operators may have been built without a GPU's.
-    lost = (1 - box_iou_rotated(before.cpu(), after.cpu(), aligned=True)).clamp(min=0)
+def measure_box_change(adapter: HeadAdapter, before: Tensor, after: Tensor) -> dict[str, float]:
+    """What the codec does to expected boxes (M, 4 or 5): pixels, degrees, and 1 - IoU of before and after."""
+    pixels, degrees, iou = adapter.box_change(before, after)
+    lost = (1 - iou).clamp(min=0)
     return {
-        "box_max_pixels": float(change[:, :4].max()),
-        "box_max_degrees": float(torch.minimum(degrees, 180 - degrees).max()),
+        "box_max_pixels": float(pixels.max()),
+        "box_max_degrees": float(degrees.max()),
         "box_mean_iou_loss": float(lost.mean()),
         "box_max_iou_loss": float(lost.max()),
     }

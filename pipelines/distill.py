@@ -9,17 +9,17 @@ import pipelines.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmengine.config import Config
 
 from cache.manifest import ManifestMismatch, is_allowed, require_equal
 from cache.reader import CacheReader
+from distill.region import is_inside
 from pipelines.command import run_command, warn
 from pipelines.experiment import describe_assignment, describe_student, require_keys, training_set
-from pipelines.plan import label_digest
 from pipelines.train import add_training_arguments, prepare, require_training_images, train
 
 # What a student and its cache must share; the teacher, codec and numeric mode are the cache's own.
@@ -86,8 +86,7 @@ def require_matching_cache(config: Config, reader: CacheReader) -> None:
     overrides = require_equal(student, stored, place=place, cure=cure, sections=SHARED_SECTIONS, allowed=allowed)
     reader.require_complete()
     dataset = training_set(config, [])
-    labels = {info["img_id"]: info["label_path"] for info in map(dataset.get_data_info, range(len(dataset)))}
-    overrides += require_same_patches(reader, labels, allowed)
+    overrides += require_same_patches(reader, dataset, allowed)
     if "image_sha256" in allowed:
         targets_step(config)["check_image"] = False
         overrides.append(f"{place}: image_sha256 is not compared")
@@ -108,15 +107,7 @@ def require_allowable(allowed: Sequence[str]) -> list[str]:
     return list(allowed)
 
 
-def is_inside(student: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
-    """Whether a region rule picks fewer priors than another: same rule, higher threshold."""
-    same = {key: value for key, value in stored.items() if key != "factor"}
-    return same == {key: value for key, value in student.items() if key != "factor"} and (
-        student["factor"] > stored["factor"]
-    )
-
-
-def require_same_patches(reader: CacheReader, labels: dict[str, str], allowed: Sequence[str] = ()) -> list[str]:
+def require_same_patches(reader: CacheReader, dataset: BaseDetDataset, allowed: Sequence[str] = ()) -> list[str]:
     """Every training patch is in the cache, with the labels that its region was planned from.
 
     Returns what differs all the same where `label_sha256` is allowed.
@@ -126,17 +117,18 @@ def require_same_patches(reader: CacheReader, labels: dict[str, str], allowed: S
     """
     tolerated = []
     stored = dict(zip(reader.plan.patch_ids, reader.plan.label_sha256, strict=True))
-    for patch_id, path in sorted(labels.items()):
+    infos = {str(info["img_id"]): info for info in map(dataset.get_data_info, range(len(dataset)))}
+    for patch_id, info in sorted(infos.items()):
         if patch_id not in stored:
             raise ManifestMismatch(
-                f"cache {reader.path}: patch {patch_id} is absent ({len(stored)} patches in the cache, {len(labels)} "
+                f"cache {reader.path}: patch {patch_id} is absent ({len(stored)} patches in the cache, {len(infos)} "
                 "in the training set). Capture a new cache for this training set"
             )
-        found = label_digest(path)
+        found = dataset.label_digest(info)
         if stored[patch_id].tobytes() != found:
             text = (
                 f"cache {reader.path}: label_sha256 of patch {patch_id} is {stored[patch_id].tobytes().hex()[:16]}… "
-                f"in the cache but {found.hex()[:16]}… in {Path(path)}"
+                f"in the cache but {found.hex()[:16]}… in {info['label_path']}"
             )
             if "label_sha256" not in allowed:
                 raise ManifestMismatch(f"{text}. Restore the label file, or capture a new cache")

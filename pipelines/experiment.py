@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmrotate.registry import DATASETS, MODELS, TASK_UTILS
 
 from cache.layout import ASSIGNED_FIELDS
-from distill.heads import RotatedRetinaDistributionHead
+from distill.adapter import HeadAdapter, adapter_of
 from distill.region import describe_region
 from distill.transforms import describe_views
 
@@ -26,6 +26,7 @@ VIEW_TRANSFORMS = (
     "ConvertBoxType",
     "mmrotate.ConvertBoxType",
     "mmdet.Pad",
+    "mmdet.Resize",
     "RandomViewFlip",
 )
 
@@ -59,14 +60,22 @@ def require_keys(config: Config, keys: tuple[str, ...], path: str | Path) -> Non
             raise ValueError(f"config {path} has no `{key}`; give a config of configs/distill or configs/demo")
 
 
-def build_head(config: Config) -> RotatedRetinaDistributionHead:
-    """The student's head alone, for its geometry."""
+def build_adapter(config: Config) -> HeadAdapter:
+    """The adapter of the student's head.
+
+    Raises:
+        ValueError: no adapter knows the head, or it predicts another number of classes than the config names.
+    """
     head = MODELS.build(
         {**config.model.bbox_head, "train_cfg": config.model.train_cfg, "test_cfg": config.model.test_cfg}
     )
-    if not isinstance(head, RotatedRetinaDistributionHead):
-        raise ValueError(f"bbox_head is {type(head).__name__}; a RotatedRetinaDistributionHead is needed")
-    return head
+    adapter = adapter_of(head)
+    if adapter.num_classes != len(config.classes):
+        raise ValueError(
+            f"bbox_head.num_classes is {adapter.num_classes} but the config names {len(config.classes)} classes. Make "
+            "them equal"
+        )
+    return adapter
 
 
 def view_pipeline(config: Config) -> list[dict[str, Any]]:
@@ -112,7 +121,7 @@ def describe_student(config: Config) -> dict[str, Any]:
     preprocessor = config.model.data_preprocessor
     transforms = [step for step in view_pipeline(config) if step["type"] != "RandomViewFlip"]
     return {
-        "head": {"classes": list(config.classes), **build_head(config).describe()},
+        "head": {"classes": list(config.classes), **build_adapter(config).describe()},
         "views": describe_views(config.train_dataloader.dataset.pipeline),
         "preprocessing": {
             "mean": list(preprocessor.mean),

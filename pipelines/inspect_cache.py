@@ -40,6 +40,7 @@ from pipelines.command import available_cores, positive_int, run_command
 from pipelines.evaluate import detector_config
 from pipelines.experiment import load_config, require_keys
 from pipelines.plan import PERCENTILES
+from pipelines.views import TrainingViews
 
 EXPENSIVE_VIEWS = 10
 ERROR_UNITS = {"mean_kl": " nats", "pixels": " px", "degrees": "°"}
@@ -80,7 +81,7 @@ def main(arguments: argparse.Namespace) -> None:
 def student_figures(config: Config, reader: CacheReader, checkpoint: str, errors: dict[str, Any]) -> dict[str, Any]:
     """How small the codec's error is beside what a student still has to learn: both as mean KL from the teacher."""
     student = FrozenTeacher.load(detector_config(config), checkpoint)
-    samples = cache_pictures.ViewSamples(config)
+    views = TrainingViews(config, pixels=True)
     plan = reader.plan
     captured = [view for view in range(plan.num_views) if is_captured(reader.path, int(plan.block[view]))]
     usable = [view for view in captured if plan.rows_per_view[view]]
@@ -88,7 +89,7 @@ def student_figures(config: Config, reader: CacheReader, checkpoint: str, errors
     sums: Counter[str] = Counter()
     for view in map(plan.view, chosen.tolist()):
         record = reader.read(view.patch_id, view.flip)
-        image, _ = samples(view.patch_id, view.flip)
+        image = views.sample(view.patch_id, view.flip).image
         answers = cache_pictures.student_logits(config, student, image, record.prior_index)
         for name, answer in zip(("cls", "box"), answers, strict=True):
             stored = torch.from_numpy(getattr(record, f"{name}_logits"))

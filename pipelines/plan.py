@@ -10,7 +10,6 @@ import pipelines.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import hashlib
-import io
 import json
 import sys
 from collections.abc import Mapping
@@ -18,10 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.config import Config, DictAction
-from mmengine.structures import InstanceData
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
@@ -29,8 +25,6 @@ from torch.utils.data import DataLoader, Dataset
 from cache.plan import VIEWS_PER_BLOCK, Plan, PlannedPatch, make_plan
 from cache.quantize import FLOATS, PRESETS, FieldCodec
 from cache.view import FLIPS
-from distill.assign import planned_assignment
-from distill.region import box_region
 from pipelines.capture import (
     add_capture_arguments,
     add_teacher_arguments,
@@ -39,16 +33,9 @@ from pipelines.capture import (
     make_capture,
 )
 from pipelines.command import available_cores, positive_int, progress, run_command
-from pipelines.experiment import (
-    build_assigner,
-    build_head,
-    describe_student,
-    load_config,
-    require_keys,
-    training_set,
-    view_pipeline,
-)
+from pipelines.experiment import build_adapter, load_config, require_keys
 from pipelines.probe import Probe, run_probe
+from pipelines.views import TrainingViews
 
 # A step's codes take two bytes where their range needs it.
 WIDEST_CODE = FieldCodec("uint16")
@@ -82,7 +69,7 @@ def main(arguments: argparse.Namespace) -> None:
 def plan_views(config: Config, workers: int, views_per_block: int = VIEWS_PER_BLOCK) -> Plan:
     """Search the regions of every view of the student's training set."""
     patches = PlannedPatches(config)
-    flips = patches.flips
+    flips = patches.views.flips
     loader = DataLoader(patches, batch_size=None, num_workers=min(workers, len(patches)), collate_fn=_as_it_is)
     planned = []
     with progress("plan", len(patches), "patches") as advance:
@@ -96,44 +83,31 @@ class PlannedPatches(Dataset):
     """Every patch of the training set with its digests and row counts."""
 
     def __init__(self, config: Config) -> None:
-        pipeline = view_pipeline(config)
-        self.dataset = training_set(config, [step for step in pipeline if step["type"] != "LoadPatch"])
-        self.region = dict(config.region)
-        self.head = build_head(config)
-        self.assigner = build_assigner(config)
-        self.flips: list[str] = describe_student(config)["views"]["flips"]
-        if not len(self.dataset):
-            raise ValueError(f"the training set {self.dataset.data_prefix['img_path']} holds no patch with objects")
+        self.views = TrainingViews(config, pixels=False)
+        self.patch_ids = self.views.patch_ids
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.patch_ids)
 
     def __getitem__(self, index: int) -> PlannedPatch:
-        info = self.dataset.get_data_info(index)
-        content = Path(info["img_path"]).read_bytes()
-        shape = _image_shape(content, info["img_path"])
-        grid = self.head.grid(*shape)
+        views, patch_id = self.views, self.patch_ids[index]
+        content = Path(views.info(patch_id)["img_path"]).read_bytes()
         counts, assigned = [], []
-        for flip in self.flips:
-            view = self.dataset.pipeline({**info, "img_shape": shape, "ori_shape": shape, "forced_flip": flip})
-            prior_index, _ = box_region(view["gt_bboxes"].tensor.numpy(), grid, **self.region)
-            counts.append(grid.level_counts(prior_index))
-            if self.assigner is not None:
-                objects = InstanceData(bboxes=view["gt_bboxes"], labels=torch.from_numpy(view["gt_bboxes_labels"]))
-                assigned.append(len(planned_assignment(self.assigner, objects, grid, self.head.priors(grid))[0]))
+        for flip in views.flips:
+            sample = views.sample(patch_id, flip, content)
+            prior_index, _ = views.region(sample)
+            counts.append(sample.grid.level_counts(prior_index))
+            pair = views.assignment(sample)
+            if pair is not None:
+                assigned.append(len(pair[0]))
         return PlannedPatch(
-            patch_id=info["img_id"],
+            patch_id=patch_id,
             image_sha256=hashlib.sha256(content).digest(),
-            label_sha256=label_digest(info["label_path"]),
-            shape=shape,
+            label_sha256=views.label_digest(patch_id),
+            shape=(sample.grid.height, sample.grid.width),
             level_counts=np.stack(counts),
-            assigned_counts=np.asarray(assigned) if self.assigner is not None else None,
+            assigned_counts=np.asarray(assigned) if assigned else None,
         )
-
-
-def label_digest(path: str | Path) -> bytes:
-    """SHA-256 of a label file's bytes."""
-    return hashlib.sha256(Path(path).read_bytes()).digest()
 
 
 def plan_figures(plan: Plan, config: Config) -> dict[str, Any]:
@@ -163,7 +137,7 @@ def plan_figures(plan: Plan, config: Config) -> dict[str, Any]:
 def row_bytes(codecs: Mapping[str, FieldCodec], config: Config) -> int:
     """Bytes of one row before compression: index, weight, class logits, box logits."""
     sizes = {field: np.dtype(codec.dtype).itemsize for field, codec in codecs.items()}
-    box = int(np.prod(_box_shape(config)))
+    box = int(np.prod(build_adapter(config).box_shape))
     return 4 + sizes["weight"] + len(config.classes) * sizes["cls_logits"] + box * sizes["box_logits"]
 
 
@@ -249,20 +223,6 @@ def print_break_even(pays: dict[str, Any]) -> None:
             "(--students)."
         )
     Console().print(text)
-
-
-def _box_shape(config: Config) -> tuple[int, int]:
-    head = build_head(config).describe()
-    return len(head["box_parameters"]), head["num_bins"]
-
-
-def _image_shape(content: bytes, path: str) -> tuple[int, int]:
-    """Height and width from the file's header; the capture decodes the image and compares."""
-    try:
-        width, height = Image.open(io.BytesIO(content)).size
-    except OSError:
-        raise ValueError(f"image {path} cannot be decoded. Replace or remove it, and its label file") from None
-    return height, width
 
 
 def _as_it_is(patch: PlannedPatch) -> PlannedPatch:

@@ -21,8 +21,8 @@ from PIL import Image
 from cache.grid import AnchorGrid
 from cache.reader import CacheReader
 from pipelines import cache_pictures
-from pipelines.cache_pictures import STYLE, ViewSamples
-from pipelines.experiment import build_head
+from pipelines.cache_pictures import STYLE
+from pipelines.views import TrainingViews
 
 QUALITY = 88
 COLUMNS = 3
@@ -82,9 +82,10 @@ def data_uri(path: Path) -> str:
 
 def draw_region(config: Config, reader: CacheReader, patch_id: str, flip: str, path: Path) -> Path:
     """The image, and over it the stored priors of every level."""
-    tensor, objects = ViewSamples(config)(patch_id, flip)
-    image = tensor.permute(1, 2, 0).numpy()[..., ::-1]
-    grid = build_head(config).grid(*image.shape[:2])
+    views = TrainingViews(config, pixels=True)
+    sample = views.sample(patch_id, flip)
+    image, grid = sample.image.permute(1, 2, 0).numpy()[..., ::-1], sample.grid
+    objects = views.adapter.corners(sample.objects.bboxes.tensor).numpy()
     record = reader.read(patch_id, flip)
     maps = weight_maps(grid, record.prior_index, record.weight)
     panels = 1 + len(maps)
@@ -100,7 +101,7 @@ def draw_region(config: Config, reader: CacheReader, patch_id: str, flip: str, p
         axes, *level_axes = grid_of_axes.ravel()[:panels]
         axes.imshow(image)
         for box in objects:
-            cache_pictures._label_outline(axes, box)
+            cache_pictures.label_outline(axes, box)
         axes.set_title(f"{patch_id}, flip {flip}: {len(objects)} objects")
         counts = grid.level_counts(record.prior_index)
         shown = None

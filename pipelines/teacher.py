@@ -11,14 +11,14 @@ import argparse
 import sys
 
 from pipelines.command import run_command
-from pipelines.experiment import build_head
+from pipelines.experiment import build_adapter
 from pipelines.train import add_training_arguments, prepare, train
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Config -> teacher checkpoint in the work folder."""
     config = prepare(arguments)
-    build_head(config)
+    build_adapter(config)
     train(config)
 
 

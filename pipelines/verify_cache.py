@@ -124,7 +124,7 @@ def check_config(report: Report, config: Config, reader: CacheReader) -> bool:
 def check_files(report: Report, config: Config, reader: CacheReader, workers: int) -> None:
     """Image and label files against the digests of the plan, all of them."""
     dataset = training_set(config, [])
-    infos = {info["img_id"]: info for info in map(dataset.get_data_info, range(len(dataset)))}
+    infos = {str(info["img_id"]): info for info in map(dataset.get_data_info, range(len(dataset)))}
     plan = reader.plan
     capture = f"Capture a new cache for this training set: make cache-teacher CACHE=<not {reader.path}>"
     for patch_id in sorted(set(infos) - set(plan.patch_ids)):
@@ -136,11 +136,10 @@ def check_files(report: Report, config: Config, reader: CacheReader, workers: in
     def compare(patch: int) -> list[Finding]:
         info = infos[plan.patch_ids[patch]]
         found = []
-        for kind, path, stored in (
-            ("image", info["img_path"], plan.image_sha256[patch]),
-            ("label", info["label_path"], plan.label_sha256[patch]),
+        for kind, path, digest, stored in (
+            ("image", info["img_path"], _file_digest(info["img_path"]), plan.image_sha256[patch]),
+            ("label", info["label_path"], dataset.label_digest(info), plan.label_sha256[patch]),
         ):
-            digest = hashlib.sha256(Path(path).read_bytes()).digest()
             if digest != stored.tobytes():
                 problem = (
                     f"{kind}_sha256 is {stored.tobytes().hex()[:16]}… in the cache but {digest.hex()[:16]}… in {path}"
@@ -153,6 +152,10 @@ def check_files(report: Report, config: Config, reader: CacheReader, workers: in
         compare, known, [], workers=workers, description="verify image and label files", unit="patches"
     )
     report.files = {"patches": len(known)}
+
+
+def _file_digest(path: str) -> bytes:
+    return hashlib.sha256(Path(path).read_bytes()).digest()
 
 
 def check_teacher(report: Report, config: Config, reader: CacheReader, arguments: argparse.Namespace) -> None:

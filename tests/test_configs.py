@@ -101,7 +101,7 @@ def one_batch(config: Config, data_root: str, model: nn.Module) -> dict[str, Any
     if isinstance(model, CachedDistiller):
         generator = torch.Generator().manual_seed(0)
         for sample in samples:
-            grid = model.bbox_head.grid(SIZE, SIZE)
+            grid = model.bbox_head.adapter.grid(SIZE, SIZE)
             region = sample_region(sample["data_samples"], grid, **config.region)
             count = len(region.prior_index)
             sample["data_samples"].teacher_targets = InstanceData(

@@ -5,6 +5,7 @@ custom_imports = dict(
     imports=[
         "mmrotate",
         "distill.heads",
+        "distill.gfl",
         "distill.losses",
         "distill.assign",
         "distill.coder",

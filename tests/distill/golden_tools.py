@@ -96,11 +96,11 @@ def distillation_terms(
     head: nn.Module, distillation: nn.Module, student: Sequence, teacher: Sequence, boxes: Sequence[np.ndarray]
 ) -> dict[str, Tensor]:
     """Per-level LD and KD of a batch, by the code that training runs."""
-    grid = head.grid_of_maps(student[0])
+    grid = head.adapter.grid_of_maps(student[0])
     regions = [box_region(box, grid, factor=0.25, topk=9) for box in boxes]
     image_index = torch.from_numpy(np.repeat(np.arange(len(boxes)), [len(index) for index, _ in regions]))
     prior_index = torch.from_numpy(np.concatenate([index for index, _ in regions]))
-    _, teacher_cls, teacher_box = head.gather(*teacher, image_index, prior_index)
+    _, teacher_cls, teacher_box = head.adapter.gather(*teacher, image_index, prior_index)
     targets = GatheredTargets(
         image_index,
         prior_index,
@@ -108,7 +108,7 @@ def distillation_terms(
         teacher_cls,
         teacher_box,
     )
-    level, cls_logits, box_logits = head.gather(*student, image_index, prior_index)
+    level, cls_logits, box_logits = head.adapter.gather(*student, image_index, prior_index)
     return distillation(cls_logits, box_logits, targets, level, len(boxes), grid.num_levels)
 
 

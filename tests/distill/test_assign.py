@@ -132,7 +132,7 @@ def test_the_planned_assignment_is_the_assigners(gwd_head, calculator: str, seed
             iou_calculator=dict(type=calculator),
         )
     )
-    grid = gwd_head.grid(192, 256)
+    grid = gwd_head.adapter.grid(192, 256)
     priors = RotatedBoxes.cat(gwd_head.prior_generator.grid_priors(grid.feature_sizes, device="cpu"))
     objects = InstanceData(bboxes=RotatedBoxes(torch.from_numpy(boxes)), labels=torch.from_numpy(labels).long())
     known = assigner.assign(InstanceData(priors=priors), objects).gt_inds.numpy()

@@ -81,7 +81,7 @@ def run(request, golden, dota_sample, live_model) -> Run:
             patch.setattr(head, "assigner", GoldenAssigner(published.iou_calculator, [assigned]))
         hooks = [
             model.register_forward_hook(lambda _, __, output, name=name: maps.__setitem__(name, output))
-            for name, model in (("student", head), ("teacher", live_model.teacher.head))
+            for name, model in (("student", head), ("teacher", live_model.teacher.model.bbox_head))
         ]
         losses = live_model.loss(data["inputs"], data["data_samples"])
         for hook in hooks:

@@ -286,8 +286,8 @@ def test_gathered_loss_equals_dense_loss_masked(maps, gwd_head, seed, share) -> 
 
     dense = dense_terms(maps | {"student": student}, weight)
     image_index, prior_index = torch.nonzero(weight, as_tuple=True)
-    level, cls_logits, box_logits = gwd_head.gather(*student, image_index, prior_index)
-    _, *teacher_logits = gwd_head.gather(*maps["teacher"], image_index, prior_index)
+    level, cls_logits, box_logits = gwd_head.adapter.gather(*student, image_index, prior_index)
+    _, *teacher_logits = gwd_head.adapter.gather(*maps["teacher"], image_index, prior_index)
     targets = GatheredTargets(image_index, prior_index, weight[image_index, prior_index], *teacher_logits)
     gathered = RegionDistillation(LD, KD)(cls_logits, box_logits, targets, level, 2, len(FEATURES))
 

@@ -70,4 +70,4 @@ def test_several_objects_are_the_maximum_and_none_is_empty(form: str) -> None:
 
 def test_unknown_form_is_refused() -> None:
     with pytest.raises(ValueError, match=r"region\.box_form is 'obb'; one of legacy_oc, hbb, rotated"):
-        describe_region(0.25, 9, "obb")
+        describe_region(factor=0.25, topk=9, box_form="obb")

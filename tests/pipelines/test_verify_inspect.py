@@ -18,6 +18,7 @@ from distill.checkpoint import load_checkpoint
 from distill.teacher import FrozenTeacher
 from pipelines import cache_pictures, inspect_cache, verify_cache
 from pipelines.experiment import load_config
+from pipelines.views import TrainingViews
 from tests.cache.store_tools import contents
 from tests.pipelines.conftest import Project, call
 
@@ -244,18 +245,18 @@ def test_drawn_boxes_are_the_teachers_detections(project: Project) -> None:
     """Decoded from the store, against the head's own predictions on the live maps."""
     config = load_config(project.config("distill"))
     reader = CacheReader(project.cache)
-    samples = cache_pictures.ViewSamples(config)
+    views = TrainingViews(config, pixels=True)
     teacher = FrozenTeacher.load(project.config("teacher"), project.checkpoint)
     patch_id = cache_pictures.busy_patch(reader)
-    image, _ = samples(patch_id, "vertical")
+    sample = views.sample(patch_id, "vertical")
     record = reader.read(patch_id, "vertical")
-    shape = tuple(image.shape[-2:])
-    ours = cache_pictures.decode_boxes(teacher.head, shape, record.prior_index, torch.from_numpy(record.box_logits))
+    logits = torch.from_numpy(record.box_logits)
+    ours = cache_pictures.decode_boxes(teacher.adapter, sample, record.prior_index, logits)
 
     preprocessor = cache_pictures.MODELS.build(config.model.data_preprocessor)
-    maps = teacher.forward(preprocessor({"inputs": [image], "data_samples": None})["inputs"])
-    meta = {"img_shape": shape, "scale_factor": (1.0, 1.0)}
-    predicted = teacher.head.predict_by_feat(
+    maps = teacher.forward(preprocessor({"inputs": [sample.image], "data_samples": None})["inputs"])
+    meta = {"img_shape": tuple(sample.image.shape[-2:]), "scale_factor": (1.0, 1.0)}
+    predicted = teacher.model.bbox_head.predict_by_feat(
         *maps, batch_img_metas=[meta], cfg=config.model.test_cfg | {"score_thr": 0.0}, with_nms=False
     )[0]
     distance = torch.cdist(ours.double(), predicted.bboxes.tensor.double()).min(dim=1).values
