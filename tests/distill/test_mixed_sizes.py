@@ -1,0 +1,53 @@
+"""Images of different sizes in one batch: the planned assignment on the batch's grid against the head's own."""
+
+from __future__ import annotations
+
+import pipelines.openmmlab  # noqa: F401  isort: skip
+
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import InstanceData
+from mmrotate.structures.bbox import RotatedBoxes
+
+from distill.heads import PLANNED_ASSIGNMENT
+
+SIZES = {
+    "equal": [(128, 160), (128, 160)],
+    "wider": [(128, 160), (128, 256)],
+    "crossed": [(96, 224), (192, 128)],
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_planned_assignment(gwd_head, sizes) -> None:
+    random = np.random.default_rng(3)
+    adapter = gwd_head.adapter
+    instances, metas = [], []
+    for height, width in sizes:
+        boxes = random.uniform((8, 8, 20, 20, -1.5), (width - 8, height - 8, 60, 40, 1.5), (5, 5)).astype(np.float32)
+        labels = torch.from_numpy(random.integers(0, 15, len(boxes)))
+        objects = InstanceData(bboxes=RotatedBoxes(torch.from_numpy(boxes)), labels=labels)
+        grid = adapter.grid(height, width)
+        planned = adapter.plan_assignment(gwd_head.assigner, objects, grid)
+        instances.append(objects)
+        metas.append(
+            {
+                "img_shape": (height, width),
+                "pad_shape": (height, width),
+                PLANNED_ASSIGNMENT: tuple(map(torch.from_numpy, planned)),
+            }
+        )
+    batch = adapter.grid(max(height for height, _ in sizes), max(width for _, width in sizes))
+    scores = [torch.zeros(2, 9 * 15, *size) for size in batch.feature_sizes]
+    known = gwd_head.assignment(scores, instances, metas)
+    planned = gwd_head.planned_assignment(scores, instances, metas)
+    assert torch.equal(planned.label_weights, known.label_weights)
+    learned = known.label_weights > 0
+    assert torch.equal(planned.labels[learned], known.labels[learned])
+    assert torch.equal(planned.image_index, known.image_index)
+    assert torch.equal(planned.prior_index, known.prior_index)
+    assert torch.equal(planned.targets, known.targets)
+    assert planned.avg_factor == known.avg_factor
+    if sizes[0] != sizes[1]:
+        assert not learned.all()
