@@ -1,4 +1,4 @@
-"""Evaluate a detector as the DOTA devkit does: patches merged to images, AP at 0.50 to 0.95.
+"""Evaluate a detector by its config's metric: the DOTA devkit's AP of merged patches, or COCO's AP of boxes.
 
 python -m pipelines.evaluate --config configs/distill/gwd_r18_1x_dota.py --checkpoint work_dirs/.../epoch_12.pth
 """
@@ -8,11 +8,16 @@ from __future__ import annotations
 import pipelines.openmmlab  # noqa: F401  isort: skip
 
 import argparse
+import inspect
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import Registry
+from mmrotate.registry import DATASETS, METRICS
 
 from distill.checkpoint import load_checkpoint, load_weights, state_dict_of
 from pipelines.command import run_command
@@ -51,21 +56,38 @@ def evaluate(
     skip_empty: bool = False,
     legacy: bool = False,
 ) -> dict[str, float]:
-    """AP figures by name, as fractions; `out` gets `Task1_<class>.txt` and `evaluation.json`.
+    """AP figures by name, as fractions; `out` gets the metric's files, among them `evaluation.json`.
 
     Raises:
-        ValueError: no such checkpoint, weights of another model, or missing data.
+        ValueError: no such checkpoint, weights of another model, missing data, or an option that the config's metric or
+            dataset does not have.
     """
-    state = state_dict_of(load_checkpoint(checkpoint), checkpoint)
     config = detector_config(config)
-    config.test_evaluator.update(
-        image_list=images, outfile_prefix=None if out is None else str(out), legacy_cumulative=legacy
-    )
-    config.test_dataloader.dataset.skip_empty = skip_empty
+    config.test_evaluator.outfile_prefix = None if out is None else str(out)
+    set_option(config.test_evaluator, METRICS, "image_list", images)
+    set_option(config.test_evaluator, METRICS, "legacy_cumulative", legacy)
+    set_option(config.test_dataloader.dataset, DATASETS, "skip_empty", skip_empty)
+    state = state_dict_of(load_checkpoint(checkpoint), checkpoint)
     runner = ConciseRunner.from_cfg(config)
     load_weights(runner.model, state, checkpoint, "CONFIG=")
     metrics = runner.test()
-    return {name.removeprefix("dota/"): float(value) for name, value in metrics.items()}
+    return {name.rpartition("/")[2]: float(value) for name, value in metrics.items()}
+
+
+def set_option(component: ConfigDict, registry: Registry, name: str, value: Any) -> None:
+    """Set an option of a part of the config; one that was not given (None or False) stays as it is there.
+
+    Raises:
+        ValueError: the component has no such option.
+    """
+    if not value:
+        return
+    known: Mapping[str, inspect.Parameter] = inspect.signature(registry.get(component.type).__init__).parameters
+    if name not in known:
+        raise ValueError(
+            f"{component.type} has no {name}, so it cannot be {value!r} with this config. Leave the option out"
+        )
+    component[name] = value
 
 
 def detector_config(config: Config) -> Config:
@@ -84,15 +106,15 @@ def detector_config(config: Config) -> Config:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.evaluate",
-        description="AP of a detector on the validation images, by the DOTA devkit's protocol.",
+        description="AP of a detector on the validation images, by its config's metric: the DOTA devkit's or COCO's.",
         epilog="Exit status: 0 done, 1 failed, 2 unusable arguments.",
     )
     parser.add_argument("--config", required=True, help="the config that the detector was trained with")
     parser.add_argument("--checkpoint", required=True, help="its weights")
-    parser.add_argument("--out", help="folder for Task1_<class>.txt and evaluation.json")
-    parser.add_argument("--images", help="file with the image ids to evaluate, one a line (default: all)")
-    parser.add_argument("--skip-empty", action="store_true", help="infer no patch without objects, as published")
-    parser.add_argument("--legacy", action="store_true", help="also the published script's carried-over figures")
+    parser.add_argument("--out", help="folder for detections and evaluation.json")
+    parser.add_argument("--images", help="DOTA: file with the image ids to evaluate, one a line (default: all)")
+    parser.add_argument("--skip-empty", action="store_true", help="DOTA: infer no patch without objects, as published")
+    parser.add_argument("--legacy", action="store_true", help="DOTA: also the published script's carried-over figures")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override config values: key=value")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser

@@ -236,9 +236,6 @@ class SplitFolder:
         for folder in self.folders():
             folder.mkdir(parents=True, exist_ok=True)
 
-    def is_empty(self) -> bool:
-        return not any(folder.is_dir() and any(folder.iterdir()) for folder in self.folders())
-
     def records(self) -> dict[str, ImageRecord]:
         """Image id -> record of every image all of whose files are there."""
         if not self.done.is_dir():

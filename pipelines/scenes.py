@@ -65,22 +65,24 @@ def render_scene(
 
 
 def write_scenes(
-    folder: Path, count: int, *, seed: int, size: tuple[int, int], classes: Sequence[str], scale: float
+    folder: Path, count: int, *, seed: int, sizes: Sequence[tuple[int, int]], classes: Sequence[str], scale: float
 ) -> None:
     """Write scenes S0000 ... as <folder>/images/*.png and <folder>/labelTxt/*.txt.
 
-    Arguments as `render_scene`'s. A scene already there is kept if `<folder>/scenes.txt`, the list of what was
-    written, confirms settings and contents; scenes of a longer earlier run are removed. Safe to kill and run again.
+    Arguments as `render_scene`'s; the scenes take their sizes in turn. A scene already there is kept if
+    `<folder>/scenes.txt`, the list of what was written, confirms settings and contents; scenes of a longer earlier run
+    are removed. Safe to kill and run again.
 
     Raises:
         ValueError: as `render_scene`.
     """
-    _check_arguments(size, classes, scale)
+    for size in sizes:
+        _check_arguments(size, classes, scale)
     folder = Path(folder)
     for part in ("images", "labelTxt"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     record = folder / "scenes.txt"
-    settings = _settings_line(seed, size, classes, scale)
+    settings = _settings_line(seed, sizes, classes, scale)
     known = _read_record(record, settings)
     names = [f"S{number:04d}" for number in range(count)]
     _remove_surplus(folder, record, names)
@@ -90,6 +92,7 @@ def write_scenes(
             image_path, label_path = _scene_paths(folder, name)
             if name in known and known[name] == _digests(image_path, label_path):
                 continue
+            size = sizes[number % len(sizes)]
             scene = render_scene(_scene_seed(seed, number), size=size, classes=classes, scale=scale)
             _replace(image_path, cv2.imencode(".png", scene.image)[1].tobytes())
             _replace(label_path, format_labels(scene.labels).encode())
@@ -131,13 +134,14 @@ def _scene_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)[0])
 
 
-def _settings_line(seed: int, size: tuple[int, int], classes: Sequence[str], scale: float) -> str:
+def _settings_line(seed: int, sizes: Sequence[tuple[int, int]], classes: Sequence[str], scale: float) -> str:
     """What scenes depend on, the drawing code included: a changed tree species must not pass for the old scene."""
     code = hashlib.sha256()
     for module in (scene_pen, scene_objects, scene_ground, scene_site, scene_blocks, scene_themes, scene_compact):
         code.update(Path(str(module.__file__)).read_bytes())
     code.update(Path(__file__).read_bytes())
-    return f"seed {seed} size {size[0]}x{size[1]} scale {scale} classes {','.join(classes)} code {code.hexdigest()}"
+    shapes = ",".join(f"{width}x{height}" for width, height in sizes)
+    return f"seed {seed} size {shapes} scale {scale} classes {','.join(classes)} code {code.hexdigest()}"
 
 
 def _scene_paths(folder: Path, name: str) -> tuple[Path, Path]:

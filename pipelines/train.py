@@ -81,7 +81,8 @@ def require_training_images(config: Config) -> None:
     folder = Path(dataset.get("data_root", "")) / dataset.data_prefix["img_path"]
     if not folder.is_dir():
         raise ValueError(
-            f"no training patches at {folder}. Make them with: make data CONFIG=<this config> DOTA_ROOT=<folder>"
+            f"no training patches at {folder}. Make them with: make data CONFIG=<this config>, and for DOTA "
+            "DOTA_ROOT=<folder>"
         )
 
 

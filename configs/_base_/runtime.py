@@ -13,6 +13,7 @@ custom_imports = dict(
         "distill.audit",
         "distill.transforms",
         "distill.datasets",
+        "distill.coco",
         "distill.metric",
     ],
     allow_failed_imports=False,

@@ -20,7 +20,8 @@ import pytest
 
 from distill.dota import read_labels
 from pipelines.command import run_command
-from pipelines.data import exclusive, main, make_parser
+from pipelines.data import main, make_parser
+from pipelines.data_folder import exclusive
 from pipelines.scenes import write_scenes
 
 REPOSITORY = Path(__file__).parents[2]

@@ -199,7 +199,7 @@ def folder_bytes(folder: Path) -> dict[str, bytes]:
 
 
 def write(folder: Path, count: int = 3, *, seed: int = 4, scale: float = 0.5) -> None:
-    write_scenes(folder, count, seed=seed, size=SMALL, classes=("plane", "ship"), scale=scale)
+    write_scenes(folder, count, seed=seed, sizes=[SMALL], classes=("plane", "ship"), scale=scale)
 
 
 def test_written_scenes_read_back(tmp_path: Path) -> None:
