@@ -49,8 +49,12 @@ def make_manifest(
         "codec": codec,
         "assignment": assignment,
     }
-    # Through JSON and back, so that a fresh manifest and a stored one compare equal (tuples become lists).
-    return dict(json.loads(json.dumps(manifest, allow_nan=False)))
+    return as_stored(manifest)
+
+
+def as_stored(sections: Manifest) -> dict[str, Any]:
+    """Sections as a store gives them back, so that fresh and stored ones compare equal: tuples become lists."""
+    return dict(json.loads(json.dumps(sections, allow_nan=False)))
 
 
 def differences(wanted: Any, stored: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:

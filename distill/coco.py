@@ -68,9 +68,9 @@ class CocoImageDataset(CocoDataset):
             raise ValueError(f"data_prefix is {self.data_prefix}; the folder of the images is needed as img_path")
         self.data_prefix["img"] = self.data_prefix["img_path"]  # mmdet's name for it here
 
-    def patch_id(self, info: dict[str, Any]) -> str:
-        """The name that a cache knows an entry of this dataset by."""
-        return str(info["img_id"])
+    def parse_data_info(self, raw_data_info: dict[str, Any]) -> dict[str, Any]:
+        """mmdet's entry of an image, with the file of its labels."""
+        return {**super().parse_data_info(raw_data_info), "label_path": self.ann_file}
 
     def label_digest(self, info: dict[str, Any]) -> bytes:
         """SHA-256 of what training reads of an image's annotations: its size, and class, box and crowd of its objects.

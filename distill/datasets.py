@@ -64,14 +64,6 @@ class DotaPatchDataset(BaseDetDataset):
         drop_empty = self.skip_empty if self.test_mode else bool((self.filter_cfg or {}).get("filter_empty_gt"))
         return [entry for entry in self.data_list if entry["instances"] or not drop_empty]
 
-    def patch_id(self, info: dict[str, Any]) -> str:
-        """The name that a cache knows an entry of this dataset by."""
-        return info["img_id"]
-
-    def label_digest(self, info: dict[str, Any]) -> bytes:
-        """SHA-256 of the bytes of an entry's label file."""
-        return hashlib.sha256(Path(info["label_path"]).read_bytes()).digest()
-
 
 def shorter_side(polygon: np.ndarray) -> float:
     """Shorter side in pixels of the minimum-area rectangle of an (8,) polygon."""

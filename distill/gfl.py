@@ -57,11 +57,11 @@ class _LeftOut(nn.Module):
 class GFLStudentHead(LDHead):
     """mmdet's `LDHead` without the term that reads the teacher: a distiller adds it from gathered rows.
 
-    Its other losses are those of `LDHead`, whose divisors differ from `GFLHead`'s in the last digits.
+    Its other losses are those of `LDHead`, whose divisor may fall below 1 where `GFLHead`'s does not.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, loss_ld={"type": "mmdet.KnowledgeDistillationKLDivLoss"}, **kwargs)
         self.loss_ld = _LeftOut()
 
     def loss_by_feat(

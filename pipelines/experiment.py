@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmrotate.registry import DATASETS, MODELS, TASK_UTILS
 
 from cache.layout import ASSIGNED_FIELDS
+from cache.manifest import as_stored
 from distill.adapter import HeadAdapter, adapter_of
 from distill.region import describe_region
 from distill.transforms import describe_views
@@ -120,7 +121,7 @@ def describe_student(config: Config) -> dict[str, Any]:
     """
     preprocessor = config.model.data_preprocessor
     transforms = [step for step in view_pipeline(config) if step["type"] != "RandomViewFlip"]
-    return {
+    sections = {
         "head": {"classes": list(config.classes), **build_adapter(config).describe()},
         "views": describe_views(config.train_dataloader.dataset.pipeline),
         "preprocessing": {
@@ -133,3 +134,4 @@ def describe_student(config: Config) -> dict[str, Any]:
         },
         "region": describe_region(**config.region),
     }
+    return as_stored(sections)

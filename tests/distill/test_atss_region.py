@@ -43,7 +43,6 @@ def gfl_head():
             loss_cls=dict(type="mmdet.QualityFocalLoss", use_sigmoid=True, beta=2.0, loss_weight=1.0),
             loss_dfl=dict(type="mmdet.DistributionFocalLoss", loss_weight=0.25),
             loss_bbox=dict(type="mmdet.GIoULoss", loss_weight=2.0),
-            loss_ld=dict(type="mmdet.KnowledgeDistillationKLDivLoss", loss_weight=0.25, T=10),
             train_cfg=dict(
                 assigner=dict(type="mmdet.ATSSAssigner", topk=TOPK, iou_calculator=dict(type="mmdet.BboxOverlaps2D")),
                 allowed_border=-1,

@@ -1,0 +1,11 @@
+"""What makes a plain GFL student a distilled one: mmdet's LD on the main region."""
+
+region = dict(rule="atss_main", topk=9)
+# exact, half, default, small, or dtypes and steps: dict(_delete_=True, preset="small", cls_logits=0.125)
+codec = "default"
+# ATSS is cheap: the training step assigns by itself.
+plan_assignment = False
+distillation = dict(
+    type="MainRegionDistillation",
+    loss_ld=dict(type="DistributionDistillationLoss", loss_weight=0.25, temperature=10.0),
+)
