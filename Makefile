@@ -51,7 +51,7 @@ $(READY): pyproject.toml uv.lock .python-version | $(UV)
 demo: $(READY) ## the whole path on built-in scenes, CPU only, about 12 minutes
 	$(call run,demo) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
-data: $(READY) ## DOTA_ROOT= (or built-in scenes) -> patches
+data: $(READY) ## DOTA_ROOT= (or built-in scenes) -> patches; for COCO-format configs, a check of what is there
 	$(call run,data) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--dota-root,$(DOTA_ROOT)) $(ARGS)
 
 teacher: $(READY) ## train the teacher

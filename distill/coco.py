@@ -118,7 +118,9 @@ class CocoBoxMetric(CocoMetric):
         """Evaluate, log COCO's table, write the files."""
         classes = tuple(self.dataset_meta["classes"])
         self.cat_ids = self._coco_api.get_cat_ids(cat_names=classes)
-        detections = self._detections([prediction for _, prediction in results])
+        # By id: neither the order of the loader nor an image that it repeats may change a figure.
+        by_image = {prediction["img_id"]: prediction for _, prediction in results}
+        detections = self._detections([by_image[image] for image in sorted(by_image)])
         evaluation, table = evaluate_detections(self._coco_api, detections, self.cat_ids)
         MMLogger.get_current_instance().info(f"\n{table}")
 
@@ -127,19 +129,16 @@ class CocoBoxMetric(CocoMetric):
         if "AP" not in figures:
             raise ValueError(f"{self._coco_api.source} holds no object of {', '.join(classes)}, so there is no AP")
         if self.out_folder is not None:
-            report = describe_evaluation(evaluation, classes, figures, len(results))
+            report = describe_evaluation(evaluation, self.cat_ids, classes, figures, len(by_image))
             (self.out_folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         return figures
 
     def _detections(self, predictions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The predictions in COCO's result format, written where a folder is given."""
-        # By id: neither the order of the loader nor an image that it repeats may change a figure.
-        by_image = {prediction["img_id"]: prediction for prediction in predictions}
-        ordered = [by_image[image] for image in sorted(by_image)]
         with TemporaryDirectory() as temporary:
             folder = self.out_folder or Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
-            file = self.results2json(ordered, str(folder / "detections"))["bbox"]
+            file = self.results2json(predictions, str(folder / "detections"))["bbox"]
             return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
@@ -159,14 +158,19 @@ def evaluate_detections(
 
 
 def describe_evaluation(
-    evaluation: COCOeval, classes: Sequence[str], figures: dict[str, float], num_images: int
+    evaluation: COCOeval,
+    categories: Sequence[int],
+    classes: Sequence[str],
+    figures: dict[str, float],
+    num_inferred: int,
 ) -> dict[str, Any]:
     """The figures by class and threshold, under the names that `DotaDevkitMetric` writes; null where undefined."""
-    # (threshold, recall, class, size, detections per image) -> all sizes, 100 detections
+    # (threshold, recall, category, size, detections per image) -> all sizes, 100 detections
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    # pycocotools has sorted the categories by id; classes come in the config's order.
+    precision = precision[:, :, [evaluation.params.catIds.index(category) for category in categories]]
     by_class = np.where(precision[:, 0] < 0, np.nan, precision.mean(axis=1)).T
     truth, found = evaluation.cocoGt, evaluation.cocoDt
-    categories = evaluation.params.catIds
     return {
         "classes": list(classes),
         "thresholds": [round(float(threshold), 2) for threshold in evaluation.params.iouThrs],
@@ -176,5 +180,5 @@ def describe_evaluation(
         "mean_ap_per_threshold": np.nanmean(by_class, axis=0).tolist(),
         **figures,
         "num_images": len(evaluation.params.imgIds),
-        "num_images_inferred": num_images,
+        "num_images_inferred": num_inferred,
     }

@@ -5,20 +5,23 @@ from __future__ import annotations
 import pipelines.openmmlab  # noqa: F401  isort: skip
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
+import mmdet
 import numpy as np
 import pytest
 import torch
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.structures import InstanceData
-from mmrotate.registry import MODELS
+from mmrotate.registry import MODELS, TRANSFORMS
 from torch import nn
 
 from distill.detectors import CachedDistiller, LiveDistiller
@@ -33,13 +36,20 @@ CONFIGS = sorted(
     if path.parent.name not in ("_base_", "sweep")
 )
 PUBLISHED = [path for path in CONFIGS if not path.startswith("configs/demo/")]
+COCO = [path for path in CONFIGS if load_config(REPOSITORY / path).get("data_format") == "coco"]
+DOTA = [path for path in CONFIGS if path not in COCO]
 SWEEPS = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs/sweep").glob("*.py"))
 SIZE = 128
 # Classes of DOTA and of the demo alike: upright, tilted, and cut by the border.
 LABELS = (
     "20 24 84 24 84 56 20 56 ship 0\n60 70 96 88 84 112 48 94 plane 0\n100 90 140 90 140 120 100 120 storage-tank 2\n"
 )
-LOSSES = {"loss_cls", "loss_bbox"}
+# The same for COCO-format data, as (class of the demo, class of COCO, box).
+OBJECTS = (
+    ("ship", "boat", (20, 24, 64, 32)),
+    ("plane", "airplane", (48, 70, 48, 42)),
+    ("storage-tank", "umbrella", (100, 90, 28, 30)),
+)
 DISTILLED = {"loss_ld", "loss_kd"}
 
 
@@ -54,7 +64,28 @@ def data_root(tmp_path_factory) -> str:
         image = random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
         cv2.imwrite(str(root / f"train/images/{name}.png"), image)
         (root / f"train/annfiles/{name}.txt").write_text(LABELS)
+    (root / "coco.json").write_text(json.dumps(coco_annotations()))
     return f"{root}/"
+
+
+def coco_annotations() -> dict[str, Any]:
+    """The two patches with `OBJECTS`, each under both of its classes; a config takes those that it knows."""
+    classes = {name for path in COCO for name in load_config(path).classes}
+    id_of = {name: number for number, name in enumerate(sorted(classes), start=1)}
+    annotations = [
+        {"image_id": image, "category_id": id_of[name], "bbox": list(box), "area": box[2] * box[3], "iscrowd": 0}
+        for image in (1, 2)
+        for *names, box in OBJECTS
+        for name in names
+    ]
+    return {
+        "images": [
+            {"id": image, "file_name": f"{name}.png", "width": SIZE, "height": SIZE}
+            for image, name in enumerate(("a", "b"), start=1)
+        ],
+        "categories": [{"id": number, "name": name} for name, number in id_of.items()],
+        "annotations": [{"id": number, **entry} for number, entry in enumerate(annotations, start=1)],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +127,12 @@ def one_batch(config: Config, data_root: str, model: nn.Module) -> dict[str, Any
     """Two samples of the config's own training pipeline; a cached student gets made-up targets of its region."""
     dataset_config = config.train_dataloader.dataset
     dataset_config.data_root = data_root
+    if config.get("data_format") == "coco":
+        dataset_config.update(ann_file="coco.json", data_prefix=dict(img_path="train/images/"))
     steps = [step for step in dataset_config.pipeline if step.type != "LoadTeacherTargets"]
+    for step in steps:
+        if step.type == "mmdet.Resize":
+            step.scale = (SIZE, SIZE)  # what fits a test; 800 px take a CPU half a minute
     samples = [training_set(config, steps)[index] for index in range(2)]
     if isinstance(model, CachedDistiller):
         generator = torch.Generator().manual_seed(0)
@@ -111,6 +147,11 @@ def one_batch(config: Config, data_root: str, model: nn.Module) -> dict[str, Any
                 box_logits=torch.randn(count, 5, 9, generator=generator),
             )
     return pseudo_collate(samples)
+
+
+def own_losses(config: Config) -> set[str]:
+    """The terms of the head alone."""
+    return {name for name in config.model.bbox_head if name.startswith("loss_")}
 
 
 def story(path: str) -> str:
@@ -133,13 +174,15 @@ def test_config_takes_a_training_step(path, data_root, checkpoints) -> None:
     losses = model.train_step(one_batch(config, data_root, model), optim_wrapper)
 
     distilled = {name for name in DISTILLED if config.model.get("distillation", {}).get(name)}
-    assert {name for name in losses if name != "loss"} == LOSSES | distilled
+    assert {name for name in losses if name != "loss"} == own_losses(config) | distilled
     assert all(torch.isfinite(value) and value > 0 for value in losses.values()), losses
     assert bool(distilled) == isinstance(model, CachedDistiller | LiveDistiller)
     after = dict(model.named_parameters())
     assert all(torch.isfinite(value).all() for value in after.values())
     unmoved = [name for name, value in before.items() if torch.equal(value, after[name])]
-    assert not [name for name in unmoved if name.startswith("bbox_head.retina")], unmoved
+    # Weights, not biases: GFL's warm-up starts with a step that is lost beside a bias of -4.6.
+    outputs = [name for name in before if name.startswith(("bbox_head.retina", "bbox_head.gfl"))]
+    assert not [name for name in unmoved if name in outputs and name.endswith(".weight")], unmoved
 
 
 @pytest.mark.parametrize("path", SWEEPS)
@@ -151,7 +194,7 @@ def test_every_student_of_a_sweep_takes_a_training_step(path, data_root) -> None
         model.train()
         losses = model.train_step(one_batch(config, data_root, model), build_optim_wrapper(model, config.optim_wrapper))
         wanted = {term for term in DISTILLED if config.model.get("distillation", {}).get(term)}
-        assert {term for term in losses if term != "loss"} == LOSSES | wanted, name
+        assert {term for term in losses if term != "loss"} == own_losses(config) | wanted, name
         assert all(torch.isfinite(value) for value in losses.values()), name
 
 
@@ -174,11 +217,12 @@ def test_header_tells_the_story(path) -> None:
     if path != "configs/distill/gwd_r18_1x_dota.py":
         assert path in header
     if path in PUBLISHED:
-        for word in ("Hardware:", "Published", "AP50", "AP70", "AP90"):
+        figures = ("AP50", "AP75") if path in COCO else ("AP50", "AP70", "AP90")
+        for word in ("Hardware:", "Published", *figures):
             assert word in header, word
 
 
-@pytest.mark.parametrize("path", [path for path in PUBLISHED if "teacher" not in path])
+@pytest.mark.parametrize("path", [path for path in PUBLISHED if path in DOTA and "teacher" not in path])
 def test_published_figures_come_with_corrected_ones(path) -> None:
     header = story(path)
     assert (
@@ -215,6 +259,44 @@ def test_plain_live_and_cached_students_differ_in_the_teacher_alone(loss) -> Non
     assert {**teacher.model.backbone, "depth": 18, "init_cfg": None} == {**plain.model.backbone, "init_cfg": None}
 
 
+def without_scope(config: Any) -> Any:
+    """A part of a config with the types as mmdet's own configs name them."""
+    if isinstance(config, dict):
+        return {key: without_scope(value) for key, value in config.items()}
+    return config.removeprefix("mmdet.") if isinstance(config, str) else config
+
+
+def test_gfl_on_coco_is_mmdet_s() -> None:
+    configs = Path(mmdet.__file__).parent / ".mim/configs"
+    theirs = Config.fromfile(configs / "gfl/gfl_r101_fpn_ms-2x_coco.py")
+    ours = load_config("configs/teacher/gfl_r101_2x_coco.py")
+    model = without_scope(ours.model.to_dict())
+    # What the scope of this project's configs needs said; they are the defaults.
+    assert model["bbox_head"].pop("bbox_coder") == dict(type="DistancePointBBoxCoder")
+    assert model["train_cfg"]["assigner"].pop("iou_calculator") == dict(type="BboxOverlaps2D")
+    assert model == {**theirs.model.to_dict(), "type": "SingleStageDetector"}
+    for key in ("optim_wrapper", "param_scheduler"):
+        assert ours[key] == theirs[key]
+    assert ours.auto_scale_lr.base_batch_size == theirs.auto_scale_lr.base_batch_size
+    assert ours.classes == CocoDataset.METAINFO["classes"]
+
+    student = load_config("configs/plain/gfl_r18_1x_coco.py")
+    published = Config.fromfile(configs / "ld/ld_r18-gflv1-r101_fpn_1x_coco.py").model
+    model = without_scope(student.model.to_dict())
+    for key in ("data_preprocessor", "backbone", "neck", "test_cfg"):
+        assert model[key] == published[key], key
+    for key in ("bbox_head", "train_cfg", "data_preprocessor", "test_cfg"):
+        assert student.model[key] == ours.model[key], key
+
+
+@pytest.mark.parametrize("path", COCO)
+def test_coco_views_are_two(path) -> None:
+    config = load_config(path)
+    flips = [step for step in config.train_dataloader.dataset.pipeline if step.type == "RandomViewFlip"]
+    assert [TRANSFORMS.build(flip).flips for flip in flips] == [("none", "horizontal")]
+    assert [flip.flip_offset for flip in flips] == [0.0]
+
+
 @pytest.mark.parametrize(
     ("loss", "weights"), [pytest.param("gwd", (10, 20)), pytest.param("kld", (15, 15)), pytest.param("l1", (10, 20))]
 )
@@ -226,7 +308,7 @@ def test_weights_of_the_terms(loss, weights) -> None:
 
 
 def test_views_of_the_published_students() -> None:
-    for path in (path for path in PUBLISHED if path.startswith("configs/distill/")):
+    for path in (path for path in PUBLISHED if path in DOTA and path.startswith("configs/distill/")):
         student = describe_student(load_config(path))
         assert student["views"] == {"flips": ["none", "horizontal", "vertical", "diagonal"], "flip_offset": 1.0}
         assert student["head"]["coder_angle"] == ("legacy_oc" if "l1_" in path else "oc")
