@@ -1,6 +1,7 @@
 """COCO-format demo with LD on main region and VLR and KD: the cache that all GFL students of the demo can share.
 
-Commands: make cache-teacher CONFIG=configs/demo/gfl_vlr_distill.py, then make distill CONFIG=configs/demo/gfl_vlr_distill.py
+Commands: make cache-teacher CONFIG=configs/demo/gfl_vlr_distill.py, then
+make distill CONFIG=configs/demo/gfl_vlr_distill.py
 """
 
 _base_ = ["./gfl_plain.py", "../_base_/distill_gfl_vlr.py"]
