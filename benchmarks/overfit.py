@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> int:
     figures = {}
     for name, command in DETECTORS.items():
         if name == "distill":
-            run(cache_teacher, "--config", configs[name], "--workers", 1)
+            run(cache_teacher, "--config", configs[name], "--loaders", 1)
         run(command, "--config", configs[name])
         config = load_config(configs[name])
         config.work_dir = str(work / f"evaluate_{name}")

@@ -72,7 +72,7 @@ def main(arguments: argparse.Namespace) -> None:
     MMLogger.get_current_instance().setLevel("WARNING")
     config = load_config(arguments.config)
     teacher = FrozenTeacher.load(arguments.teacher, arguments.checkpoint, classes=list(config.classes))
-    capture = Capture(config, plan_views(config, 0), teacher, workers=0)
+    capture = Capture(config, plan_views(config, 0), teacher, loaders=0)
     patches = choose_patches(capture.plan, arguments.patches)
     answers = list(capture.logits(capture.batches(patches)))
     side = side_bytes(answers)

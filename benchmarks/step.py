@@ -280,7 +280,7 @@ def loader_wait(
     student: Student, config: Config, batch_size: int, arguments: argparse.Namespace, synchronize: Callable[[], None]
 ) -> dict[str, float]:
     """How long real steps wait for their loader's next batch; the first one, which starts the workers, is left out."""
-    loader = iter(make_loader(config, student.row.left_out, batch_size, arguments.workers, arguments.seed))
+    loader = iter(make_loader(config, student.row.left_out, batch_size, arguments.loaders, arguments.seed))
     waits, steps, loads = [], [], []
     with progress(f"loader of {student.row.name}", arguments.loader_steps, "steps") as advance:
         for _ in range(arguments.loader_steps + 1):
@@ -357,7 +357,7 @@ def describe_run(
         "rows_per_image": float(np.mean([len(sample.teacher_targets.prior_index) for sample in samples])),
         "pairs": arguments.pairs,
         "warmup": arguments.warmup,
-        "workers": arguments.workers,
+        "workers": arguments.loaders,
         "seed": arguments.seed,
         "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "memory": "allocated on the GPU" if on_gpu else "resident, libraries included",
@@ -399,7 +399,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=int, default=2, help="steps of every row before those (default: 2)")
     names = [row.name for row in ROWS]
     parser.add_argument("--rows", nargs="+", choices=names, default=names, help="rows to measure (default: all)")
-    parser.add_argument("--workers", type=positive_int, default=2, help="loader processes (default: 2)")
+    parser.add_argument("--loaders", type=positive_int, default=2, help="loader processes (default: 2)")
     parser.add_argument("--loader-steps", type=int, default=10, help="steps that wait for a loader (default: 10)")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure peak memory")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")

@@ -47,6 +47,8 @@ ALL_SECTIONS = (
 )
 # Blocks are locked as bytes of this document, one byte a block, most of them past its end: nothing is written for it.
 LOCKED_DOCUMENT = "zarr.json"
+# And of this one for the time that a block is written: a worker that is given up for lost may still be in it.
+BLOCK_DOCUMENT = "committed/zarr.json"
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,29 @@ class CacheWriter:
 
     Args:
         part: the share of the blocks that this writer fills; all of them where it is not given.
+        locked_elsewhere: another process has made and locked the store and lets this one write some of its blocks.
 
     Raises:
         ValueError: the path is something else, another capture is writing one of the blocks, or (ManifestMismatch)
             its manifest differs.
     """
 
-    def __init__(self, path: str | Path, manifest: Manifest, plan: Plan, part: Part | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        manifest: Manifest,
+        plan: Plan,
+        part: Part | None = None,
+        *,
+        locked_elsewhere: bool = False,
+    ) -> None:
         self.path = Path(path)
         self.plan = plan
         self.part = part or Part()
         blocks = self.part.blocks(plan.num_blocks)
-        self._lock = None if self.path.exists() else _create_store(self.path, manifest, plan, blocks)
+        self._lock = None
+        if not (self.path.exists() or locked_elsewhere):
+            self._lock = _create_store(self.path, manifest, plan, blocks)
         try:
             open_root(self.path)
             self.root = zarr.open_group(self.path, mode="r+", zarr_format=3, use_consolidated=False)
@@ -97,14 +110,15 @@ class CacheWriter:
                 cure="Give another CACHE= path, or move this cache away.",
                 sections=ALL_SECTIONS,
             )
-            if self._lock is None:
+            if self._lock is None and not locked_elsewhere:
                 self._lock = _lock_blocks(self.path, blocks)
         except BaseException:
             self.close()
             raise
         self.names = names_of(self.root)
-        for block in self.missing_blocks():
-            _remove_partial_files(self.path, (*self.names.block, "committed"), block)
+        if not locked_elsewhere:
+            for block in self.missing_blocks():
+                _remove_partial_files(self.path, (*self.names.block, "committed"), block)
 
     def missing_blocks(self) -> list[int]:
         """Blocks of this part that no commit covers yet."""
@@ -112,7 +126,7 @@ class CacheWriter:
         return [block for block in self.part.blocks(self.plan.num_blocks) if not committed[block]]
 
     def write(self, block: int, fields: Mapping[str, np.ndarray], error: np.ndarray) -> int:
-        """Write and commit one block; returns its bytes on disk.
+        """Write and commit one block; returns the bytes written, 0 where another process has committed it meanwhile.
 
         Args:
             block: index of the block.
@@ -133,7 +147,14 @@ class CacheWriter:
                     f"block {block}: {name} has shape {fields[name].shape} {fields[name].dtype}, the plan says "
                     f"{wanted} {array.dtype}. The labels have changed since the plan: start a new cache."
                 )
-        # Left over from a capture that was killed in this block: a half-written shard must not be merged into.
+        with _only_writer(self.path, block):
+            if np.asarray(array_of(self.root, "committed")[block]).any():
+                return 0
+            return self._write(block, fields, rows, error)
+
+    def _write(self, block: int, fields: Mapping[str, np.ndarray], rows: Mapping[str, int], error: np.ndarray) -> int:
+        # Left over from a process that was killed in this block: a half-written shard must not be merged into.
+        _remove_partial_files(self.path, (*self.names.block, "committed"), block)
         for key in block_keys(self.root, block):
             (self.path / key).unlink(missing_ok=True)
         for name, count in rows.items():
@@ -227,6 +248,17 @@ def require_idle(path: str | Path) -> None:
         os.close(_lock_range(Path(path), fcntl.F_RDLCK))
 
 
+@contextmanager
+def _only_writer(path: Path, block: int) -> Iterator[None]:
+    """Wait until no other process writes the block."""
+    descriptor = os.open(path / BLOCK_DOCUMENT, os.O_RDWR)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _lock_request(fcntl.F_WRLCK, block, 1))
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _lock_blocks(path: Path, blocks: range) -> int:
     """Advisory locks on blocks, held by the open file that is returned.
 
@@ -257,15 +289,16 @@ def _lock_range(path: Path, kind: int) -> int:
 
 
 def _set_lock(descriptor: int, kind: int, start: int, length: int, path: Path) -> None:
-    """A lock of the open file, not of the process: zarr opens and closes the same document.
-
-    The fields are those of `struct flock`: type, whence, start, length, and a process number that must be 0.
-    """
-    request = struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)
+    """A lock of the open file, not of the process: zarr opens and closes the same document."""
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _lock_request(kind, start, length))
     except (BlockingIOError, PermissionError):
         raise ValueError(f"{path} is being written by another capture. Wait for it, or stop it first") from None
+
+
+def _lock_request(kind: int, start: int, length: int) -> bytes:
+    """The fields of `struct flock`: type, whence, start, length, and a process number that must be 0."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)
 
 
 def _remove_partial_files(path: Path, names: Sequence[str], block: int) -> None:

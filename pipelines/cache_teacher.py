@@ -2,8 +2,9 @@
 
     python -m pipelines.cache_teacher --config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth
 
-Started again after an interruption, it goes on with the first block that is missing. Several processes may fill one
-cache at the same time: give each `--part 1/4`, `--part 2/4` and so on.
+Started again after an interruption, it goes on with the first block that is missing. `--workers 4` shares the blocks
+out to Dask processes on this machine, `--scheduler` to those of a running Dask cluster. Without Dask, several commands
+may fill one cache at the same time: give each `--part 1/4`, `--part 2/4` and so on.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
@@ -29,18 +28,13 @@ from cache.plan import Plan
 from cache.quantize import FieldCodec, codecs_of, resolve_codec
 from cache.reader import CacheReader
 from cache.writer import CacheWriter, Part
-from pipelines.capture import (
-    Capture,
-    add_capture_arguments,
-    add_teacher_arguments,
-    describe_capture,
-    load_teacher,
-    make_capture,
-)
-from pipelines.command import available_cores, bytes_on_disk, progress, run_command
+from pipelines.capture import add_capture_arguments, add_teacher_arguments
+from pipelines.cluster import add_cluster_arguments, open_cluster
+from pipelines.command import bytes_on_disk, run_command
+from pipelines.engine import make_engine
 from pipelines.experiment import load_config, require_keys
 from pipelines.plan import plan_figures, plan_views, print_plan, print_probe, row_bytes
-from pipelines.probe import Probe, run_probe
+from pipelines.probe import Probe
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -49,25 +43,24 @@ def main(arguments: argparse.Namespace) -> None:
     require_keys(config, ("region", "codec", "classes", "teacher", "cache"), arguments.config)
     requested = resolve_codec(config.codec)
     path = Path(arguments.cache or config.cache)
-    teacher = load_teacher(config, arguments)
-    plan = plan_views(config, arguments.workers, arguments.views_per_block)
-    if not arguments.json:
-        print_plan(plan_figures(plan, config))
-    capture = make_capture(config, plan, teacher, arguments)
-    sections = describe_capture(config, capture)
-    codecs, probe = stored_codecs(path, requested), None
-    if codecs is None:
-        probe = run_probe(capture, config.codec, sections)
-        codecs = dict(probe.codecs)
+    with open_cluster(arguments) as cluster:
+        engine = make_engine(config, arguments, cluster)
+        plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster)
         if not arguments.json:
-            print_probe(probe, plan)
-    codec = {"requested": requested, **{field: codec.to_json() for field, codec in codecs.items()}}
-    manifest = make_manifest(**sections, plan=plan.describe(), codec={"preset": requested["preset"], **codec})
-    require_disk(path, plan, config, codecs, probe)
-    with CacheWriter(path, manifest, plan, arguments.part) as writer:
-        started = time.perf_counter()
-        written = fill(writer, capture, codecs)
-        seconds = time.perf_counter() - started
+            print_plan(plan_figures(plan, config))
+        codecs = stored_codecs(path, requested)
+        sections, probe = engine.describe(plan, probe=codecs is None)
+        if probe is not None:
+            codecs = dict(probe.codecs)
+            if not arguments.json:
+                print_probe(probe, plan)
+        codec = {"requested": requested, **{field: codec.to_json() for field, codec in codecs.items()}}
+        manifest = make_manifest(**sections, plan=plan.describe(), codec={"preset": requested["preset"], **codec})
+        require_disk(path, plan, config, codecs, probe)
+        with CacheWriter(path, manifest, plan, arguments.part) as writer:
+            started = time.perf_counter()
+            written = engine.fill(writer)
+            seconds = time.perf_counter() - started
     report(path, plan, written, seconds, probe, as_json=arguments.json)
 
 
@@ -109,28 +102,6 @@ def require_disk(path: Path, plan: Plan, config: Config, codecs: Mapping[str, Fi
             f"cache {path} needs {needed / 1e6:,.1f} MB ({kind}) but {folder} has {free / 1e6:,.1f} MB free. Make "
             "room, give another CACHE= path, or a coarser codec (codec = 'small')"
         )
-
-
-def fill(writer: CacheWriter, capture: Capture, codecs: dict[str, FieldCodec]) -> int:
-    """Capture every missing block of the writer's part; it writes beside the teacher. Returns the bytes written."""
-    plan = capture.plan
-    missing = writer.missing_blocks()
-    views = int(np.isin(plan.block, writer.part.blocks(plan.num_blocks)).sum())
-    left = int(np.isin(plan.block, missing).sum())
-    written = 0
-    with (
-        ThreadPoolExecutor(max_workers=1) as executor,
-        progress("capture", views, "views", done=views - left) as advance,
-    ):
-        pending = None
-        for targets in capture.blocks(missing, codecs):
-            if pending is not None:
-                written += pending.result()
-            pending = executor.submit(writer.write, targets.block, targets.fields, targets.error)
-            advance(len(plan.views_of_block(targets.block)))
-        if pending is not None:
-            written += pending.result()
-    return written
 
 
 def report(path: Path, plan: Plan, written: int, seconds: float, probe: Probe | None, *, as_json: bool) -> None:
@@ -198,7 +169,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_capture_arguments(parser)
     parser.add_argument("--cache", help="the store to fill (default: the student config's cache)")
     parser.add_argument("--part", type=_part, default=Part(), help="a fixed share of the blocks, i/N: for job arrays")
-    parser.add_argument("--workers", type=int, default=available_cores(), help="loader processes (default: all cores)")
+    add_cluster_arguments(parser)
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override config values: key=value")
     parser.add_argument("--json", action="store_true", help="print the closing figures as JSON")
     return parser

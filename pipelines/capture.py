@@ -80,6 +80,7 @@ class Capture:
     Batches are whole patches of one block, so that a block's bytes do not depend on other blocks.
 
     Args:
+        loaders: processes that load; 0 where this one does.
         patches_per_batch: patches, each with all its views, in one forward pass.
         dtype: one of DTYPES.
     """
@@ -89,7 +90,7 @@ class Capture:
         config: Config,
         plan: Plan,
         teacher: FrozenTeacher,
-        workers: int,
+        loaders: int,
         *,
         patches_per_batch: int = 1,
         dtype: str = "float32",
@@ -98,7 +99,7 @@ class Capture:
             raise ValueError(f"capture dtype is {dtype!r}; one of {', '.join(DTYPES)} needed")
         self.plan = plan
         self.teacher = teacher
-        self.workers = workers
+        self.loaders = loaders
         self.patches_per_batch = patches_per_batch
         self.dtype = dtype
         self.views = ViewDataset(config, plan)
@@ -128,7 +129,7 @@ class Capture:
                 self.views,
                 batch_size=None,
                 sampler=patches,
-                num_workers=min(self.workers, len(patches)),
+                num_workers=min(self.loaders, len(patches)),
                 collate_fn=_as_it_is,
             )
         )
@@ -344,7 +345,7 @@ def make_capture(config: Config, plan: Plan, teacher: FrozenTeacher, arguments: 
         config,
         plan,
         teacher,
-        arguments.workers,
+        arguments.loaders,
         patches_per_batch=arguments.patches_per_batch,
         dtype=arguments.dtype,
     )

@@ -67,7 +67,7 @@ def main(arguments: argparse.Namespace) -> int:
         run("teacher", "--config", CONFIGS["teacher"], "--work-dir", work / "teacher", "--cfg-options", seed)
     with report.stage("cache", cache):
         run(
-            *("cache_teacher", "--config", CONFIGS["distill"], "--cache", cache, "--workers", 1),
+            *("cache_teacher", "--config", CONFIGS["distill"], "--cache", cache, "--loaders", 1),
             *("--checkpoint", checkpoints["teacher"], "--json"),
             output=work / "capture.json",
         )

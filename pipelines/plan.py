@@ -12,7 +12,9 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +27,18 @@ from torch.utils.data import DataLoader, Dataset
 from cache.plan import VIEWS_PER_BLOCK, Plan, PlannedPatch, make_plan
 from cache.quantize import FLOATS, PRESETS, FieldCodec
 from cache.view import FLIPS
-from pipelines.capture import (
-    add_capture_arguments,
-    add_teacher_arguments,
-    describe_capture,
-    load_teacher,
-    make_capture,
-)
-from pipelines.command import available_cores, positive_int, progress, run_command
+from pipelines.capture import add_capture_arguments, add_teacher_arguments
+from pipelines.cluster import Cluster, Shared, add_cluster_arguments, open_cluster
+from pipelines.command import positive_int, progress, run_command
+from pipelines.engine import make_engine, register
 from pipelines.experiment import build_adapter, load_config, require_keys
-from pipelines.probe import Probe, run_probe
+from pipelines.probe import Probe
 from pipelines.views import TrainingViews
 
 # A step's codes take two bytes where their range needs it.
 WIDEST_CODE = FieldCodec("uint16")
+# Most patches of a Dask task: a second of work.
+PATCHES_PER_TASK = 64
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 
 
@@ -47,14 +47,14 @@ def main(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.cfg_options)
     with_teacher = arguments.probe or arguments.checkpoint is not None
     require_keys(config, ("region", "classes", *(("codec", "teacher") if with_teacher else ())), arguments.config)
-    teacher = load_teacher(config, arguments) if with_teacher else None
-    plan = plan_views(config, arguments.workers, arguments.views_per_block)
-    figures = plan_figures(plan, config)
-    if not arguments.json:
-        print_plan(figures)
-    if teacher is not None:
-        capture = make_capture(config, plan, teacher, arguments)
-        probe = run_probe(capture, config.codec, describe_capture(config, capture))
+    with open_cluster(arguments) as cluster:
+        engine = make_engine(config, arguments, cluster) if with_teacher else None
+        plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster)
+        figures = plan_figures(plan, config)
+        if not arguments.json:
+            print_plan(figures)
+        probe = engine.describe(plan, probe=True)[1] if engine is not None else None
+    if probe is not None:
         pays = break_even(plan, probe, student_epochs(config, plan), arguments.students)
         figures |= {"probe": probe.figures(), "break_even": pays}
         if not arguments.json:
@@ -66,17 +66,41 @@ def main(arguments: argparse.Namespace) -> None:
         print(json.dumps(figures, indent=2))
 
 
-def plan_views(config: Config, workers: int, views_per_block: int = VIEWS_PER_BLOCK) -> Plan:
-    """Search the regions of every view of the student's training set."""
+def plan_views(
+    config: Config, loaders: int, views_per_block: int = VIEWS_PER_BLOCK, cluster: Cluster | None = None
+) -> Plan:
+    """Search the regions of every view of the student's training set; on a cluster where there is one."""
     patches = PlannedPatches(config)
-    flips = patches.views.flips
-    loader = DataLoader(patches, batch_size=None, num_workers=min(workers, len(patches)), collate_fn=_as_it_is)
+    found = _planned_by_loaders(patches, loaders) if cluster is None else _planned_by_workers(patches, config, cluster)
     planned = []
     with progress("plan", len(patches), "patches") as advance:
-        for patch in loader:
-            planned.append(patch)
-            advance(1)
-    return make_plan(planned, flips, views_per_block=views_per_block)
+        for some in found:
+            planned += some
+            advance(len(some))
+    return make_plan(planned, patches.views.flips, views_per_block=views_per_block)
+
+
+def _planned_by_loaders(patches: PlannedPatches, loaders: int) -> Iterator[list[PlannedPatch]]:
+    loader = DataLoader(patches, batch_size=None, num_workers=min(loaders, len(patches)), collate_fn=_as_it_is)
+    return ([patch] for patch in loader)
+
+
+def _planned_by_workers(patches: PlannedPatches, config: Config, cluster: Cluster) -> Iterator[list[PlannedPatch]]:
+    size = max(1, min(PATCHES_PER_TASK, len(patches) // (4 * cluster.num_workers)))
+    positions = list(batched(range(len(patches)), size))
+    return (planned for _, planned in cluster.run_all(_plan_some, positions, config=Shared(config)))
+
+
+def _plan_some(positions: Sequence[int], *, config: Shared[Config]) -> list[PlannedPatch]:
+    """In a worker."""
+    patches = _patches_of(config)
+    return [patches[position] for position in positions]
+
+
+@lru_cache(maxsize=1)
+def _patches_of(config: Shared[Config]) -> PlannedPatches:
+    register(config.value)
+    return PlannedPatches(config.value)
 
 
 class PlannedPatches(Dataset):
@@ -242,7 +266,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--students", type=positive_int, default=1, help="students that will share the cache, for the break-even"
     )
-    parser.add_argument("--workers", type=int, default=available_cores(), help="loader processes (default: all cores)")
+    add_cluster_arguments(parser)
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override config values: key=value")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser

@@ -263,8 +263,8 @@ def _predicted_seconds(plan: Plan, costs: Sequence[_PatchCost], capture: Capture
         )
     )
     if capture.teacher.device.type != "cpu":
-        return max(asking + encoding, loading / max(1, capture.workers), writing)
-    if not capture.workers:
+        return max(asking + encoding, loading / max(1, capture.loaders), writing)
+    if not capture.loaders:
         # This process loads, alone.
         return asking + encoding + loading + writing / available_cores()
     return asking + encoding + (loading + writing) / available_cores()

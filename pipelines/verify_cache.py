@@ -174,7 +174,7 @@ def check_teacher(report: Report, config: Config, reader: CacheReader, arguments
         config,
         plan,
         teacher,
-        workers=0,
+        loaders=0,
         patches_per_batch=stored["views_per_batch"] // len(reader.manifest["views"]["flips"]),
         dtype=stored["dtype"],
     )

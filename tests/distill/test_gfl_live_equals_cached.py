@@ -142,7 +142,7 @@ def twins(tmp_path_factory) -> Twins:
     teacher = MODELS.build(load_config(folder / "teacher.py").model)
     torch.save({"state_dict": seeded_state(teacher, 0)}, folder / "teacher.pth")
     for name in ("cached", "vlr"):
-        options = ["--config", str(folder / f"{name}.py"), "--workers", "0", "--views-per-block", "4"]
+        options = ["--config", str(folder / f"{name}.py"), "--loaders", "0", "--views-per-block", "4"]
         cache_teacher.main(cache_teacher.make_parser().parse_args(options))
     return Twins(folder, tuple(str(number) for number in range(1, len(SIZES) + 1)))
 

@@ -116,7 +116,7 @@ def twins(request, tmp_path_factory) -> Twins:
         (folder / f"{name}.py").write_text((CONFIG + addition).format(**values))
     teacher = seeded(load_config(folder / "teacher.py"), TEACHER_SEED)
     torch.save({"state_dict": teacher.state_dict()}, folder / "teacher.pth")
-    capture = cache_teacher.make_parser().parse_args(["--config", str(folder / "cached.py"), "--workers", "0"])
+    capture = cache_teacher.make_parser().parse_args(["--config", str(folder / "cached.py"), "--loaders", "0"])
     cache_teacher.main(capture)
     return make_twins(folder)
 

@@ -104,7 +104,7 @@ def project(make_project) -> Project:
     made = make_project()
     assert call(data, "--config", made.config("teacher"), "--workers", 1) == 0
     assert call(teacher, "--config", made.config("teacher")) == 0
-    assert call(cache_teacher, "--config", made.config("distill"), "--workers", 0) == 0
+    assert call(cache_teacher, "--config", made.config("distill"), "--loaders", 0) == 0
     return made
 
 

@@ -70,7 +70,7 @@ def test_drift_beyond_the_bound_stops_training_with_both_values(copy: Project, c
     """The weights' digest is made blind, so that nothing but the recomputed view can notice."""
     monkeypatch.setattr(teacher_module, "weights_digest", lambda state: "same")
     arguments = ["--config", copy.config("distill"), "--cache", copy.folder / "new.zarr"]
-    assert call(cache_teacher, *arguments, "--workers", 0, "--cfg-options", f"codec={codec}") == 0
+    assert call(cache_teacher, *arguments, "--loaders", 0, "--cfg-options", f"codec={codec}") == 0
     assert call(distill, *arguments, "--cfg-options", AUDIT, EVERY_STEP) == 0
     nudge(copy, 0.75)
     assert call(distill, *arguments, "--cfg-options", AUDIT) == 1

@@ -52,7 +52,7 @@ def refused(capfd, status: int, malicious: Path) -> None:
 
 
 def test_capture_refuses_it(project: Project, malicious: Path, capfd) -> None:
-    arguments = ["--config", project.config("distill"), "--checkpoint", malicious, "--workers", 0]
+    arguments = ["--config", project.config("distill"), "--checkpoint", malicious, "--loaders", 0]
     refused(capfd, call(cache_teacher, *arguments), malicious)
 
 

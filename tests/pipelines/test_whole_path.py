@@ -15,7 +15,7 @@ import pytest
 from cache.quantize import FieldCodec
 from cache.reader import CacheReader
 from distill.teacher import FrozenTeacher
-from pipelines import cache_teacher, distill, evaluate, plan
+from pipelines import cache_teacher, distill, engine, evaluate, plan
 from pipelines.experiment import load_config
 from tests.cache.store_tools import contents
 from tests.pipelines.conftest import Project, call
@@ -41,7 +41,7 @@ def test_the_cache_holds_every_view(project: Project) -> None:
 
 
 def test_plan_prints_what_the_capture_stored(project: Project, capfd) -> None:
-    assert call(plan, "--config", project.config("distill"), "--json", "--workers", 0) == 0
+    assert call(plan, "--config", project.config("distill"), "--json", "--loaders", 0) == 0
     figures = json.loads(capfd.readouterr().out)
     stored = CacheReader(project.cache).manifest["plan"]
     assert (figures["views"], figures["rows"]) == (stored["num_views"], stored["num_rows"])
@@ -80,7 +80,7 @@ def test_a_second_student_reads_the_same_cache(project: Project, tmp_path) -> No
 
 def test_a_second_capture_changes_nothing(project: Project) -> None:
     before = contents(project.cache)
-    assert call(cache_teacher, "--config", project.config("distill"), "--workers", 0) == 0
+    assert call(cache_teacher, "--config", project.config("distill"), "--loaders", 0) == 0
     assert contents(project.cache) == before
 
 
@@ -95,7 +95,7 @@ def test_an_interrupted_capture_goes_on(copy: Project) -> None:
     whole = contents(copy.cache)
     committed = copy.cache / "committed/c/0/0"
     committed.unlink()
-    assert call(cache_teacher, "--config", copy.config("distill"), "--workers", 0) == 0
+    assert call(cache_teacher, "--config", copy.config("distill"), "--loaders", 0) == 0
     assert contents(copy.cache) == whole
 
 
@@ -173,7 +173,7 @@ def test_more_flips_than_were_captured_are_refused(copy: Project, capfd) -> None
     cache = copy.folder / "two.zarr"
     flip = "train_dataloader.dataset.pipeline.3"
     two = ["--cfg-options", f"{flip}.direction=['horizontal']", f"{flip}.prob=[0.5]"]
-    assert call(cache_teacher, "--config", copy.config("distill"), "--cache", cache, "--workers", 0, *two) == 0
+    assert call(cache_teacher, "--config", copy.config("distill"), "--cache", cache, "--loaders", 0, *two) == 0
     assert CacheReader(cache).manifest["views"]["flips"] == ["none", "horizontal"]
     status = call(distill, "--config", copy.config("distill"), "--cache", cache)
     expect_refusal(capfd, status, 'views.flips is ["none", "horizontal"] in the cache but ["none", "horizontal", "ver')
@@ -191,7 +191,7 @@ def test_more_flips_than_were_captured_are_refused(copy: Project, capfd) -> None
 )
 def test_another_capture_is_not_mixed_in(project: Project, capfd, options, message: str) -> None:
     before = contents(project.cache)
-    expect_refusal(capfd, call(cache_teacher, "--config", project.config("distill"), "--workers", 0, *options), message)
+    expect_refusal(capfd, call(cache_teacher, "--config", project.config("distill"), "--loaders", 0, *options), message)
     assert contents(project.cache) == before
 
 
@@ -230,7 +230,7 @@ def test_a_student_may_read_a_part_of_the_region(project: Project, tmp_path) -> 
     """A higher threshold picks rows of the store: those, and the weights, of a cache with that region."""
     own = tmp_path / "own.zarr"
     options = ["--cfg-options", "region.factor=1.0"]
-    assert call(cache_teacher, "--config", project.config("distill"), "--cache", own, "--workers", 0, *options) == 0
+    assert call(cache_teacher, "--config", project.config("distill"), "--cache", own, "--loaders", 0, *options) == 0
     losses = {}
     for name, cache in (("part", project.cache), ("own", own)):
         arguments = ["--config", project.config("distill"), "--cache", cache, "--work-dir", tmp_path / name, *options]
@@ -254,11 +254,11 @@ def test_an_assignment_that_is_not_stored_is_refused(project: Project, tmp_path,
     arguments = ["--config", project.config("distill"), "--cfg-options", "model.train_cfg.assigner.pos_iou_thr=0.6"]
     expect_refusal(capfd, call(distill, *arguments), "assignment.assigner.pos_iou_thr is 0.5 in the cache but 0.6 here")
     border = ["--config", project.config("distill"), "--cfg-options", "model.train_cfg.allowed_border=0"]
-    status = call(cache_teacher, *border, "--cache", tmp_path / "new.zarr", "--workers", 0)
+    status = call(cache_teacher, *border, "--cache", tmp_path / "new.zarr", "--loaders", 0)
     expect_refusal(capfd, status, "train_cfg.allowed_border is 0; a planned assignment needs -1")
     without = ["--config", project.config("distill"), "--cache", tmp_path / "without.zarr"]
     off = ["--cfg-options", "plan_assignment=False"]
-    assert call(cache_teacher, *without, "--workers", 0, *off) == 0
+    assert call(cache_teacher, *without, "--loaders", 0, *off) == 0
     assert CacheReader(tmp_path / "without.zarr").manifest["assignment"] is None
     expect_refusal(capfd, call(distill, *without), "assignment is null in the cache but")
     assert call(distill, *without, *off, "work_dir=" + str(tmp_path / "run")) == 0
@@ -267,7 +267,7 @@ def test_an_assignment_that_is_not_stored_is_refused(project: Project, tmp_path,
 def test_parts_make_the_cache_of_one_capture(project: Project, tmp_path) -> None:
     """Blocks of two patches, three parts; then the closing figures beside what the probe predicted."""
     parts, whole = tmp_path / "parts.zarr", tmp_path / "whole.zarr"
-    arguments = ["--config", project.config("distill"), "--workers", 0, "--views-per-block", 8, "--cache"]
+    arguments = ["--config", project.config("distill"), "--loaders", 0, "--views-per-block", 8, "--cache"]
     for number in (2, 3, 1):
         assert call(cache_teacher, *arguments, parts, "--part", f"{number}/3") == 0
         assert (number == 1) == (not CacheReader(parts).missing_blocks())
@@ -277,7 +277,7 @@ def test_parts_make_the_cache_of_one_capture(project: Project, tmp_path) -> None
 
 
 def test_the_probe_predicts_the_size(project: Project, tmp_path, capfd) -> None:
-    arguments = ["--config", project.config("distill"), "--workers", 0, "--json"]
+    arguments = ["--config", project.config("distill"), "--loaders", 0, "--json"]
     assert call(plan, *arguments, "--probe", "--students", 100) == 0
     figures = json.loads(capfd.readouterr().out)
     assert figures["probe"]["views"] == 32
@@ -292,17 +292,17 @@ def test_the_probe_predicts_the_size(project: Project, tmp_path, capfd) -> None:
 
 def test_a_logit_outside_the_probed_range_stops_the_capture(copy: Project, tmp_path, capfd, monkeypatch) -> None:
     """The probe has chosen codes that end far above the teacher's -4.6 of an untrained class."""
-    run_probe = cache_teacher.run_probe
+    run_probe = engine.run_probe
 
     def narrow_probe(*arguments):
         found = run_probe(*arguments)
         return replace(found, codecs={**found.codecs, "cls_logits": FieldCodec("uint8", 0.001, -0.2555)})
 
-    monkeypatch.setattr(cache_teacher, "run_probe", narrow_probe)
+    monkeypatch.setattr(engine, "run_probe", narrow_probe)
     cache = tmp_path / "new.zarr"
     config = Path(copy.config("distill"))
     config.write_text(config.read_text() + 'codec = dict(_delete_=True, preset="half", cls_logits=0.001)\n')
-    arguments = ["--config", config, "--workers", 0, "--cache", cache]
+    arguments = ["--config", config, "--loaders", 0, "--cache", cache]
     first = CacheReader(copy.cache).plan.patch_ids[0]
     expect_refusal(capfd, call(cache_teacher, *arguments), f"view {first}/none: cls_logits value -")
     assert CacheReader(cache).missing_blocks() == [0]
@@ -313,7 +313,7 @@ def test_a_logit_outside_the_probed_range_stops_the_capture(copy: Project, tmp_p
 def test_a_disk_without_room_is_refused_beforehand(project: Project, tmp_path, capfd, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     cache = tmp_path / "new.zarr"
-    status = call(cache_teacher, "--config", project.config("distill"), "--workers", 0, "--cache", cache)
+    status = call(cache_teacher, "--config", project.config("distill"), "--loaders", 0, "--cache", cache)
     expect_refusal(capfd, status, "MB (predicted by the probe) but")
     assert not cache.exists()
 
@@ -352,7 +352,7 @@ def test_a_retrained_teacher_is_refused(copy: Project, capfd) -> None:
     checkpoint["state_dict"]["bbox_head.retina_reg.bias"][0] += 1e-3
     torch.save({"state_dict": checkpoint["state_dict"]}, copy.checkpoint)
     before = contents(copy.cache)
-    status = call(cache_teacher, "--config", copy.config("distill"), "--workers", 0)
+    status = call(cache_teacher, "--config", copy.config("distill"), "--loaders", 0)
     expect_refusal(capfd, status, "teacher.weights_sha256 is")
     assert contents(copy.cache) == before
 
@@ -380,7 +380,7 @@ def test_unusable_patches_are_refused(copy: Project, capfd, damage: str, message
     else:
         shutil.rmtree(image.parent)
     status = call(
-        cache_teacher, "--config", copy.config("distill"), "--cache", copy.folder / "new.zarr", "--workers", 0
+        cache_teacher, "--config", copy.config("distill"), "--cache", copy.folder / "new.zarr", "--loaders", 0
     )
     expect_refusal(capfd, status, message)
     assert not (copy.folder / "new.zarr").exists()
@@ -392,7 +392,7 @@ def test_a_patch_without_objects_is_legal(copy: Project) -> None:
     label.write_text("")
     options = ["--cfg-options", "train_dataloader.dataset.filter_cfg.filter_empty_gt=False"]
     cache = copy.folder / "new.zarr"
-    assert call(cache_teacher, "--config", copy.config("distill"), "--cache", cache, "--workers", 0, *options) == 0
+    assert call(cache_teacher, "--config", copy.config("distill"), "--cache", cache, "--loaders", 0, *options) == 0
     assert len(CacheReader(cache).read(label.stem, "vertical")) == 0
     assert call(distill, "--config", copy.config("distill"), "--cache", cache, *options) == 0
 
@@ -405,14 +405,14 @@ def test_a_checkpoint_without_a_distribution_head_is_refused(copy: Project, capf
     state = load_checkpoint(copy.checkpoint)["state_dict"]
     state["bbox_head.retina_reg.weight"] = state["bbox_head.retina_reg.weight"][:45]
     torch.save({"state_dict": state}, copy.checkpoint)
-    status = call(cache_teacher, "--config", copy.config("distill"), "--workers", 0)
+    status = call(cache_teacher, "--config", copy.config("distill"), "--loaders", 0)
     expect_refusal(capfd, status, "405 box channels expected, 45 found")
 
 
 def test_a_cache_path_that_is_something_else_is_left_alone(project: Project, tmp_path, capfd) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/text.txt").write_text("mine")
-    status = call(cache_teacher, "--config", project.config("distill"), "--cache", tmp_path / "notes", "--workers", 0)
+    status = call(cache_teacher, "--config", project.config("distill"), "--cache", tmp_path / "notes", "--loaders", 0)
     expect_refusal(capfd, status, "is not a teacher cache")
     assert [file.name for file in (tmp_path / "notes").iterdir()] == ["text.txt"]
 

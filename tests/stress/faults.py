@@ -80,7 +80,7 @@ def captured(tmp_path_factory) -> Project:
 
 
 def capture(project: Project, cache: Path) -> None:
-    finish("cache_teacher", "--config", project.config("distill"), "--cache", cache, "--workers", 0)
+    finish("cache_teacher", "--config", project.config("distill"), "--cache", cache, "--loaders", 0)
 
 
 def test_flipped_bits(captured: Project, summary) -> None:
@@ -129,7 +129,7 @@ def count_files(folder: Path) -> int:
 
 def kill_at(moment: Moment, project: Project, cache: Path) -> int:
     """Start a capture and kill it at that moment; returns how many files it had left."""
-    process = start("cache_teacher", "--config", project.config("distill"), "--cache", cache, "--workers", 0)
+    process = start("cache_teacher", "--config", project.config("distill"), "--cache", cache, "--loaders", 0)
     looks = 0
     while process.exitcode is None:
         looks += 1
@@ -178,7 +178,7 @@ def test_four_parts_at_once(captured: Project, tmp_path: Path, summary: Callable
     """Four captures of a part each, started together where nothing is, make the store of one."""
     whole = contents(captured.cache)
     cache = tmp_path / "parts.zarr"
-    arguments = ["cache_teacher", "--config", captured.config("distill"), "--cache", cache, "--workers", 0, "--part"]
+    arguments = ["cache_teacher", "--config", captured.config("distill"), "--cache", cache, "--loaders", 0, "--part"]
     processes = [start(*arguments, f"{number}/4") for number in range(1, 5)]
     for process in processes:
         process.join()

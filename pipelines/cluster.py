@@ -1,0 +1,202 @@
+"""A Dask cluster for a command: workers of its own on this machine, or those of a scheduler that runs already."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import dask
+from distributed import Client, Future, LocalCluster, as_completed
+from distributed.scheduler import KilledWorker
+
+from pipelines.command import available_cores, positive_int, warn
+
+DASHBOARD = "127.0.0.1:8787"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Beside the dashboard, scheduler and workers would answer HTTP with what they are doing.
+NO_HTTP = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+SETTINGS = {
+    # A profile of the workers' Python code that nobody reads.
+    "distributed.worker.profile.enabled": False,
+}
+
+
+@dataclass(frozen=True)
+class Shared[Value]:
+    """A value that all tasks of a run take; its copies are equal, so that a worker can keep what it makes of it."""
+
+    value: Value = field(compare=False)
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class Cluster:
+    """The workers of a connected client, each with one task at a time of ours."""
+
+    def __init__(self, client: Client, *, is_own: bool) -> None:
+        self.client = client
+        self.is_own = is_own
+        self.address: str = client.scheduler.address
+        client.subscribe_topic("all", _tell_lost_worker)
+
+    @property
+    def num_workers(self) -> int:
+        """Workers at this moment; those of a running scheduler may come and go."""
+        return max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
+
+    def run[Result](self, function: Callable[..., Result], **arguments: Any) -> Result:
+        """One task; its result, or its error."""
+        return self._result(self.client.submit(function, pure=False, **arguments))
+
+    def run_all[Item, Result](
+        self, function: Callable[..., Result], items: Sequence[Item], **arguments: Any
+    ) -> Iterator[tuple[Item, Result]]:
+        """`function(item, **arguments)` of every item, each with its result as it is done, in any order.
+
+        What a lost worker was at runs again elsewhere. The first error ends all.
+
+        Raises:
+            ValueError: from a task; the scheduler is lost; or four workers died, one after the other, at one item.
+        """
+        if not items:
+            return
+        futures = self.client.map(function, items, pure=False, **arguments)
+        waiting = dict(zip(futures, items, strict=True))
+        del futures
+        try:
+            for future in as_completed(list(waiting)):
+                result = self._result(future)
+                yield waiting.pop(future), result
+        finally:
+            for future in waiting:
+                future.release()
+
+    def _result(self, future: Future) -> Any:
+        try:
+            return future.result()
+        except KilledWorker as error:
+            raise ValueError(
+                f"{error.allowed_failures + 1} workers died, one after the other, at the same task, probably for want "
+                "of memory. Start again with fewer --workers: finished blocks are kept"
+            ) from None
+        except CancelledError:
+            raise ValueError(
+                f"the Dask scheduler at {self.address} was lost. Start it again, then the same command: it goes on "
+                "with the first block that is missing"
+            ) from None
+        except ImportError as error:
+            raise ValueError(
+                f"the Dask cluster at {self.address} cannot import what it needs ({error}). Start scheduler and "
+                "workers in the project's folder and environment: see docs/dask.md"
+            ) from None
+
+
+@contextmanager
+def open_cluster(arguments: argparse.Namespace) -> Iterator[Cluster | None]:
+    """The cluster that the command line asks for; None where the work is to be done in this process.
+
+    Raises:
+        ValueError: no scheduler answers.
+    """
+    if arguments.workers is None and arguments.scheduler is None:
+        yield None
+        return
+    with _quiet(), dask.config.set(SETTINGS):
+        if arguments.scheduler is not None:
+            with _join(arguments.scheduler) as client:
+                yield Cluster(client, is_own=False)
+            return
+        with _start(arguments.workers, dashboard=arguments.dashboard) as cluster, Client(cluster) as client:
+            if arguments.dashboard:
+                print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)
+            yield Cluster(client, is_own=True)
+
+
+def _start(workers: int, *, dashboard: bool) -> LocalCluster:
+    """Worker processes on this machine that nobody else can reach.
+
+    Everything listens on the loopback device, with certificates that only this command's processes know: other users
+    of the machine are kept out as well.
+    """
+    with dask.config.set({} if dashboard else NO_HTTP):
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            security=True,
+            dashboard_address=DASHBOARD if dashboard else None,
+            # A share of the memory each would stop workers that the machine has room for.
+            memory_limit=None,
+            silence_logs=logging.CRITICAL,
+        )
+
+
+@contextmanager
+def _join(address: str) -> Iterator[Client]:
+    """A client of a scheduler that runs already."""
+    parts = urlsplit(address)
+    if parts.scheme == "tcp" and parts.hostname not in LOOPBACK:
+        warn(f"{address} is not encrypted: whoever reaches that port can run code as you. Use tls://, see docs/dask.md")
+    try:
+        client = Client(address)
+    except OSError as error:
+        raise ValueError(f"no Dask scheduler answers at {address} ({error}). Start one, see docs/dask.md") from None
+    with client:
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            warn(f"the scheduler at {address} has no worker yet; waiting for the first")
+        yield client
+
+
+def _tell_lost_worker(event: tuple[float, Any]) -> None:
+    _, message = event
+    if isinstance(message, dict) and message.get("action") == "remove-worker" and not message["expected"]:
+        warn(f"worker {message['worker']} was lost; what it was at runs again elsewhere")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Dask's own log: what matters of it is said by us. TRACEBACK=1 shows it."""
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    if os.environ.get("TRACEBACK") != "1":
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the work is done: in this process and its loaders, or by Dask workers, which load for themselves."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--loaders",
+        type=int,
+        default=available_cores(),
+        help="work in this process, with so many loader processes (the default, with one a core)",
+    )
+    where.add_argument("--workers", type=positive_int, help="work in so many Dask worker processes on this machine")
+    where.add_argument(
+        "--scheduler", type=_address, help="work on a running Dask cluster: tls://host:port or tcp://host:port"
+    )
+    parser.add_argument(
+        "--dashboard",
+        action="store_true",
+        help=f"with --workers: Dask's dashboard on {DASHBOARD}",
+    )
+
+
+def _address(text: str) -> str:
+    """An argparse type: the address of a scheduler."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("tcp", "tls") or not parts.hostname or not text.rpartition(":")[2].isdecimal():
+        raise argparse.ArgumentTypeError(f"an address like tls://host:8786 is needed, not {text!r}")
+    return text
