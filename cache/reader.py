@@ -19,7 +19,7 @@ from cache.layout import ASSIGNED_FIELDS, array_of, names_of, open_root, read_pl
 from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import codecs_of
-from cache.storage import Folder, Location, describe_read_error, locate
+from cache.storage import Folder, Location, Place, describe_read_error, locate
 from cache.verify import verify_documents
 from cache.view import View, flip_code
 
@@ -62,9 +62,9 @@ class CacheReader:
         ValueError: the path is no teacher cache of this format.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.location = locate(path)
-        self.path = self.location.path if isinstance(self.location, Folder) else str(self.location)
+        self.path: Path | str = self.location.path if isinstance(self.location, Folder) else str(self.location)
         self._root = open_root(self.location)
         self.manifest = cast(Manifest, self._root.attrs.asdict())
         self._codecs = codecs_of(self.manifest["codec"])

@@ -294,10 +294,16 @@ class Bucket(Location):
             return False
         return True
 
-    def stream(self, key: str) -> Iterator[bytes]:
-        """An object's bytes, piece by piece."""
+    def download(self, key: str, file: Path) -> None:
+        """Write an object into a file, a piece at a time."""
+
+        def fetch() -> None:
+            with open(file, "wb") as opened:
+                for piece in obstore.get(self.client, key).stream():
+                    opened.write(piece)
+
         with _s3_errors(f"{self.url(key)} cannot be read"):
-            yield from (bytes(piece) for piece in obstore.get(self.client, key).stream())
+            _retried(fetch)
 
 
 Place = str | Path | Location

@@ -86,7 +86,7 @@ class CacheWriter:
         StorageError: S3 does not answer, or refuses.
     """
 
-    def __init__(self, path: str | Path, manifest: Manifest, plan: Plan, part: Part | None = None) -> None:
+    def __init__(self, path: Place, manifest: Manifest, plan: Plan, part: Part | None = None) -> None:
         self.location = locate(path)
         self.plan = plan
         self.part = part or Part()

@@ -17,17 +17,18 @@ import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
+from cache.layout import open_root
 from cache.manifest import make_manifest
 from cache.plan import Plan
 from cache.quantize import FieldCodec, codecs_of, resolve_codec
 from cache.reader import CacheReader
+from cache.storage import Folder, Location, locate
 from cache.writer import CacheWriter, Part
 from pipelines.capture import (
     Capture,
@@ -48,7 +49,7 @@ def main(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.cfg_options)
     require_keys(config, ("region", "codec", "classes", "teacher", "cache"), arguments.config)
     requested = resolve_codec(config.codec)
-    path = Path(arguments.cache or config.cache)
+    path = locate(arguments.cache or config.cache)
     teacher = load_teacher(config, arguments)
     plan = plan_views(config, arguments.workers, arguments.views_per_block)
     if not arguments.json:
@@ -71,11 +72,11 @@ def main(arguments: argparse.Namespace) -> None:
     report(path, plan, written, seconds, probe, as_json=arguments.json)
 
 
-def stored_codecs(path: Path, requested: Mapping[str, Any]) -> dict[str, FieldCodec] | None:
+def stored_codecs(path: Location, requested: Mapping[str, Any]) -> dict[str, FieldCodec] | None:
     """The codecs of a store that is being resumed: fixed before its first block. None where there is no store."""
     if not path.exists():
         return None
-    stored = CacheReader(path).manifest["codec"]
+    stored = open_root(path, allow_unfinished=True).attrs.asdict()["codec"]
     for field, value in requested.items():
         if stored["requested"][field] != value:
             raise ValueError(
@@ -85,12 +86,16 @@ def stored_codecs(path: Path, requested: Mapping[str, Any]) -> dict[str, FieldCo
     return codecs_of(stored)
 
 
-def require_disk(path: Path, plan: Plan, config: Config, codecs: Mapping[str, FieldCodec], probe: Probe | None) -> None:
-    """Refuse a capture that will not fit on its disk.
+def require_disk(
+    path: Location, plan: Plan, config: Config, codecs: Mapping[str, FieldCodec], probe: Probe | None
+) -> None:
+    """Refuse a capture that will not fit on its disk. A bucket has no end that could be asked for.
 
     Raises:
         ValueError: naming what it needs and what is free.
     """
+    if not isinstance(path, Folder):
+        return
     if probe is not None:
         needed, kind = probe.bytes, "predicted by the probe"
     else:
@@ -100,7 +105,7 @@ def require_disk(path: Path, plan: Plan, config: Config, codecs: Mapping[str, Fi
             needed, kind = bytes_on_disk(path) / captured * missing, "at the rate of the blocks that it holds"
         else:
             needed, kind = row_bytes(codecs, config) * missing, "before compression"
-    folder = path
+    folder = path.path
     while not folder.exists():
         folder = folder.absolute().parent
     free = shutil.disk_usage(folder).free
@@ -133,7 +138,7 @@ def fill(writer: CacheWriter, capture: Capture, codecs: dict[str, FieldCodec]) -
     return written
 
 
-def report(path: Path, plan: Plan, written: int, seconds: float, probe: Probe | None, *, as_json: bool) -> None:
+def report(path: Location, plan: Plan, written: int, seconds: float, probe: Probe | None, *, as_json: bool) -> None:
     """What the cache now holds, what this run did, and how that compares with what the probe said."""
     reader = CacheReader(path)
     size = bytes_on_disk(path)
