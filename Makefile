@@ -26,7 +26,7 @@ run = $(PYTHON) -m pipelines.$(1)
 # The same on GPUS= processes, one a device.
 train = $(if $(strip $(GPUS)),.venv/bin/torchrun --standalone --nproc-per-node $(GPUS) -m pipelines.$(1),$(call run,$(1)))
 
-.PHONY: help setup demo data teacher train plan cache-teacher verify-cache inspect-cache distill sweep compare evaluate publish report bench test stress lint format
+.PHONY: help setup demo data teacher train plan cache-teacher verify-cache inspect-cache fetch-cache distill sweep compare evaluate publish report bench test stress lint format
 
 help: ## this list
 	@echo "Usage: make <target> [VARIABLE=value ...]"
@@ -74,6 +74,9 @@ verify-cache: $(READY) ## CACHE= every byte of a cache; with CONFIG= its files, 
 
 inspect-cache: $(READY) ## CACHE= sizes, rows, values, errors; with CONFIG= pictures, CHECKPOINT= a student beside them
 	$(call run,inspect_cache) $(of_cache) $(call option,--checkpoint,$(CHECKPOINT)) $(call option,--out,$(WORK_DIR)) $(ARGS)
+
+fetch-cache: $(READY) ## copy CACHE=s3://... into a folder and verify it: ARGS='--to caches/name.zarr'; resumes
+	$(call run,fetch_cache) --cache $(or $(CACHE),$(error CACHE= is needed)) $(ARGS)
 
 distill: $(READY) ## train the student from the cache
 	$(call train,distill) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)

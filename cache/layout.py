@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +14,15 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from cache.manifest import FORMAT, Manifest, ManifestMismatch
 from cache.plan import Plan
 from cache.quantize import FieldCodec
+from cache.storage import Location, Place, StorageError, locate
 
 ROWS_PER_CHUNK = 4096
 VIEWS_PER_CHUNK = 65536
 # Fill values are poison: rows that were never written must not pass for targets.
 POISON_INDEX = 0xFFFFFFFF
 POISON_OBJECT = -(2**31)
+# Written last when a store is laid out.
+DOCUMENTS_CHUNK = "documents/c/0/0"
 
 RECORD_FIELDS = ("prior_index", "weight", "cls_logits", "box_logits")
 # Optional: what the detection losses need to know of every prior (the manifest's `assignment` lists them).
@@ -217,9 +218,9 @@ def plan_chunk_keys(name: str, num_patches: int, num_views: int) -> list[str]:
     return [f"plan/{name}/c/{chunk}{tail}" for chunk in range(-(-count // VIEWS_PER_CHUNK))]
 
 
-def create_arrays(path: Path, manifest: Manifest, plan: Plan, specs: list[ArraySpec]) -> None:
-    """Write metadata and plan of a new store at `path`; every record is still missing."""
-    root = zarr.create_group(path, zarr_format=3, attributes=dict(manifest))
+def create_arrays(location: Location, manifest: Manifest, plan: Plan, specs: list[ArraySpec]) -> zarr.Group:
+    """Write metadata and plan of a new store, `documents` last; every record is still missing."""
+    root = zarr.create_group(location.zarr_store(), zarr_format=3, attributes=dict(manifest))
     root.create_group("plan")
     for spec in specs:
         compressor = (
@@ -240,7 +241,8 @@ def create_arrays(path: Path, manifest: Manifest, plan: Plan, specs: list[ArrayS
         )
     for name, values in plan_arrays(plan).items():
         array_of(root, f"plan/{name}")[...] = values
-    array_of(root, "documents")[...] = document_digests(path, root)
+    array_of(root, "documents")[...] = document_digests(location, root)
+    return root
 
 
 def plan_arrays(plan: Plan) -> dict[str, np.ndarray]:
@@ -274,6 +276,8 @@ def read_plan(root: zarr.Group) -> Plan:
         stored = array_of(root, f"plan/{name}").with_config({"read_missing_chunks": False})
         try:
             arrays[name] = np.asarray(stored[...])
+        except StorageError:
+            raise
         except Exception as error:
             path, reason = str(root.store_path).removeprefix("file://"), str(error).splitlines()[0].rstrip(".")
             raise ValueError(
@@ -293,18 +297,24 @@ def decode_ids(array: np.ndarray) -> tuple[str, ...]:
     return tuple(bytes(row).rstrip(b"\0").decode() for row in array)
 
 
-def open_root(path: Path) -> zarr.Group:
+def open_root(place: Place, *, allow_unfinished: bool = False) -> zarr.Group:
     """Open a store for reading metadata, plan and commits.
+
+    Args:
+        allow_unfinished: on S3, open a store whose creation was cut short as well: its manifest is there.
 
     Raises:
         ValueError: nothing there, or something that is not a cache of this format.
     """
-    if not path.exists():
-        raise ValueError(f"cache {path} does not exist. Build it with: make cache-teacher CACHE={path}")
-    if not (path / "zarr.json").is_file():
+    path = locate(place)
+    if not path.has("zarr.json"):
+        if not path.exists():
+            raise ValueError(f"cache {path} does not exist. Build it with: make cache-teacher CACHE={path}")
         raise ValueError(f"{path} exists but is not a teacher cache (no zarr.json). Give another CACHE= path")
     try:
-        root = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+        root = zarr.open_group(path.zarr_store(), mode="r", zarr_format=3, use_consolidated=False)
+    except StorageError:
+        raise
     except Exception as error:
         raise ValueError(f"{path} is not a readable Zarr v3 group: {error}") from error
     stored = root.attrs.get("format")
@@ -314,7 +324,22 @@ def open_root(path: Path) -> zarr.Group:
         raise ManifestMismatch(
             f"cache {path}: format is {stored} but this code reads format {FORMAT}. Rebuild the cache"
         )
+    if not allow_unfinished:
+        require_created(path)
     return root
+
+
+def require_created(location: Location) -> None:
+    """Refuse a store on S3 that is still being laid out: there is no rename that would show it whole or not at all.
+
+    Raises:
+        ValueError: `documents`, which is written last, is not there, and no block is.
+    """
+    if location.is_remote and not location.has(DOCUMENTS_CHUNK) and not location.sizes("committed/c/"):
+        raise ValueError(
+            f"cache {location} is still being laid out, or its capture was stopped while it was ({DOCUMENTS_CHUNK} is "
+            f"not there yet). Wait for the capture, or go on with: make cache-teacher CACHE={location}"
+        )
 
 
 def array_of(root: zarr.Group, name: str) -> zarr.Array[Any]:
@@ -338,41 +363,35 @@ def commit_key(block: int) -> str:
     return f"committed/c/{block}/0"
 
 
-def block_digest(path: Path, root: zarr.Group, block: int) -> bytes:
+def block_digest(place: Place, root: zarr.Group, block: int) -> bytes:
     """SHA-256 over the block's objects, each preceded by its length; an object that is absent has length 0."""
+    location = locate(place)
     digest = hashlib.sha256()
     for key in block_keys(root, block):
-        file = path / key
-        data = file.read_bytes() if file.is_file() else b""
+        try:
+            data = location.read(key)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            data = b""
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.digest()
 
 
-def document_digests(path: Path, root: zarr.Group) -> np.ndarray:
+def document_digests(place: Place, root: zarr.Group) -> np.ndarray:
     """(N, 32) uint8: digests of the store's metadata objects, in the order of `ArrayNames.documents`.
 
     A missing object raises FileNotFoundError.
     """
     keys = names_of(root).documents
-    return np.stack([np.frombuffer(document_digest(path, key), dtype=np.uint8) for key in keys])
+    return np.stack([np.frombuffer(document_digest(place, key), dtype=np.uint8) for key in keys])
 
 
-def document_digest(path: Path, key: str) -> bytes:
+def document_digest(place: Place, key: str) -> bytes:
     """SHA-256 of a metadata object; for an array of `plan/` its chunks follow, each preceded by its key."""
-    digest = hashlib.sha256((path / key).read_bytes())
+    location = locate(place)
+    digest = hashlib.sha256(location.read(key))
     if key.startswith("plan/") and key != "plan/zarr.json":
-        for chunk in sorted((path / key).parent.glob("c/**/*")):
-            if chunk.is_file():
-                digest.update(chunk.relative_to(path).as_posix().encode())
-                digest.update(chunk.read_bytes())
+        for chunk in sorted(location.sizes(key.removesuffix("zarr.json") + "c/"), key=lambda chunk: chunk.split("/")):
+            digest.update(chunk.encode())
+            digest.update(location.read(chunk))
     return digest.digest()
-
-
-def sync_to_disk(file: Path) -> None:
-    """Flush a written object: a commit must never be on disk before what it covers."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,7 @@ from cache.layout import ASSIGNED_FIELDS, array_of, names_of, open_root, read_pl
 from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import codecs_of
+from cache.storage import Folder, Location, Place, describe_read_error, locate
 from cache.verify import verify_documents
 from cache.view import View, flip_code
 
@@ -54,13 +55,17 @@ class CacheReader:
 
     Opening reads the root metadata only; the plan is read with the first question about views.
 
+    Args:
+        path: a folder, or `s3://bucket/name.zarr`.
+
     Raises:
         ValueError: the path is no teacher cache of this format.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._root = open_root(self.path)
+    def __init__(self, path: Place) -> None:
+        self.location = locate(path)
+        self.path: Path | str = self.location.path if isinstance(self.location, Folder) else str(self.location)
+        self._root = open_root(self.location)
         self.manifest = cast(Manifest, self._root.attrs.asdict())
         self._codecs = codecs_of(self.manifest["codec"])
         self._arrays: dict[str, Any] = {}
@@ -180,7 +185,7 @@ class CacheReader:
         self._require_committed(block)
         _require_tensorstore_process()
         if not self._arrays:
-            self._arrays = {name: _open_array(self.path / name) for name in names_of(self._root).record}
+            self._arrays = _open_arrays(self.location, names_of(self._root).record)
         rows = {name: self._rows(name, view_index) for name in self._arrays}
         return _PendingRecord(
             view_index,
@@ -214,7 +219,8 @@ class CacheReader:
             }
         except ValueError as error:
             # TensorStore's own text names the object and what is wrong with it.
-            raise ValueError(f"cache {self.path}, view {view}: {error}. Run make verify-cache") from error
+            reason = describe_read_error(self.location, error)
+            raise ValueError(f"cache {self.path}, view {view}: {reason}") from error
         prior_index = stored["prior_index"].astype(np.int64)
         if (np.diff(prior_index) <= 0).any() or not (stored["weight"] > 0).all():
             raise ValueError(f"cache {self.path}, view {view}: the record is damaged. Run make verify-cache")
@@ -265,16 +271,28 @@ def _require_tensorstore_process() -> None:
         )
 
 
-def _open_array(path: Path) -> Any:
+def _open_arrays(location: Location, names: Iterable[str]) -> dict[str, Any]:
     import tensorstore
 
-    return tensorstore.open(
-        {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": f"{path}/"},
-            # A lost chunk must raise: read as fill values it would be trained on.
-            "fill_missing_data_reads": False,
-        },
-        read=True,
-        open=True,
-    ).result()
+    settings = location.tensorstore_context()
+    context = None if settings is None else tensorstore.Context(settings)
+    opened = {
+        name: tensorstore.open(
+            {
+                "driver": "zarr3",
+                **location.tensorstore_spec(name),
+                # A lost chunk must raise: read as fill values it would be trained on.
+                "fill_missing_data_reads": False,
+            },
+            read=True,
+            open=True,
+            context=context,
+        )
+        for name in names
+    }
+    try:
+        return {name: future.result() for name, future in opened.items()}
+    except ValueError as error:
+        if not location.is_remote:
+            raise
+        raise ValueError(f"cache {location}: {describe_read_error(location, error)}") from error

@@ -10,10 +10,8 @@ chunks' own checksums then say where.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import google_crc32c
@@ -24,6 +22,7 @@ import zarr
 from cache.grid import AnchorGrid
 from cache.layout import (
     ASSIGNED_FIELDS,
+    DOCUMENTS_CHUNK,
     ERROR_COLUMNS,
     POISON_INDEX,
     RECORD_FIELDS,
@@ -37,13 +36,14 @@ from cache.layout import (
     open_root,
     plan_chunk_keys,
     read_plan,
+    require_created,
     rows_in_block,
 )
 from cache.manifest import Manifest, first_difference
 from cache.plan import Plan
 from cache.quantize import CODED_FIELDS, LOGIT_FIELDS, FieldCodec
+from cache.storage import Location, Place, StorageError, locate
 
-DOCUMENTS_CHUNK = "documents/c/0/0"
 # Histogram bins of logits that are stored as floats; values outside are counted in the outer bins.
 FLOAT_EDGES = np.linspace(-64.0, 64.0, 257)
 WEIGHT_EDGES = np.linspace(0.0, 1.0, 51)
@@ -63,13 +63,13 @@ class Finding:
         return f"{self.object}: {self.problem}. {self.cure}"
 
 
-def verify_metadata(path: str | Path) -> list[Finding]:
+def verify_metadata(path: Place) -> list[Finding]:
     """Check all that is not a block: metadata documents, plan, completeness, files that do not belong.
 
     Raises:
         ValueError: there is no cache at `path`.
     """
-    path = Path(path)
+    path = locate(path)
     damage = verify_documents(path)
     if damage:
         # How many blocks there are, and what they hold, nobody can tell before this is repaired.
@@ -78,26 +78,27 @@ def verify_metadata(path: str | Path) -> list[Finding]:
     return _manifest_findings(path, root) + _unwritten_findings(path, _manifest(root)) + _surplus_findings(path, root)
 
 
-def verify_documents(path: str | Path) -> list[Finding]:
+def verify_documents(path: Place) -> list[Finding]:
     """Check the bytes of all metadata documents and of the plan against the digests in `documents`.
 
     Raises:
         ValueError: there is no cache at `path`.
     """
-    path = Path(path)
-    if not any((path / key).is_file() for key in ("zarr.json", DOCUMENTS_CHUNK)):
+    path = locate(path)
+    if not any(path.has(key) for key in ("zarr.json", DOCUMENTS_CHUNK)):
         open_root(path)  # says what is there instead
+    require_created(path)
     cure = _metadata_cure(path)
     # Not the manifest but the number of digests says which arrays there are: the manifest may be what is damaged.
     variants = {32 * len(names.documents): names for names in (ArrayNames(False), ArrayNames(True))}
     try:
-        stored = _chunk_bytes(path / DOCUMENTS_CHUNK, *variants)
+        stored = _chunk_bytes(path, DOCUMENTS_CHUNK, *variants)
     except ValueError as error:
         return [Finding(DOCUMENTS_CHUNK, f"{error}, so no metadata can be checked", cure)]
     keys = variants[len(stored)].documents
     findings = []
     for position, key in enumerate(keys):
-        if not (path / key).is_file():
+        if not path.has(key):
             findings.append(Finding(key, "absent", cure))
         elif document_digest(path, key) != stored[32 * position : 32 * position + 32]:
             findings += list(_plan_chunk_findings(path, key)) or [
@@ -106,7 +107,7 @@ def verify_documents(path: str | Path) -> list[Finding]:
     return findings
 
 
-def verify_block(path: str | Path, block: int, plan: Plan | None = None) -> list[Finding]:
+def verify_block(path: Place, block: int, plan: Plan | None = None) -> list[Finding]:
     """Check one block: its commit, its objects against the commit, and its rows against the plan.
 
     Args:
@@ -114,13 +115,13 @@ def verify_block(path: str | Path, block: int, plan: Plan | None = None) -> list
         block: index of the block.
         plan: the store's plan, read where it is not given.
     """
-    path = Path(path)
+    path = locate(path)
     key = commit_key(block)
-    recapture = f"Delete {path / key}; then make cache-teacher CACHE={path} captures block {block} again"
-    if not (path / key).is_file():
+    recapture = f"Delete {path.url(key)}; then make cache-teacher CACHE={path} captures block {block} again"
+    if not path.has(key):
         return [_uncaptured(path, key, f"block {block} was never captured")]
     try:
-        commit = _chunk_bytes(path / key, 32)
+        commit = _chunk_bytes(path, key, 32)
     except ValueError as error:
         return [Finding(key, str(error), recapture)]
     if not any(commit):
@@ -132,28 +133,34 @@ def verify_block(path: str | Path, block: int, plan: Plan | None = None) -> list
     return [Finding(culprit, problem, recapture) for culprit, problem in problems]
 
 
-def is_captured(path: str | Path, block: int) -> bool:
+def is_captured(path: Place, block: int) -> bool:
     """Whether a block has a commit, good or damaged."""
-    return (Path(path) / commit_key(block)).is_file()
+    return locate(path).has(commit_key(block))
 
 
-def _metadata_cure(path: Path) -> str:
+def captured_blocks(path: Place, num_blocks: int) -> list[int]:
+    """Blocks that have a commit, good or damaged; in one look, where an object store would be asked block by block."""
+    commits = locate(path).sizes("committed/c/")
+    return [block for block in range(num_blocks) if commit_key(block) in commits]
+
+
+def _metadata_cure(path: Location) -> str:
     return f"Restore it from a copy of the cache, or capture a new one: make cache-teacher CACHE=<not {path}>"
 
 
-def _uncaptured(path: Path, key: str, problem: str) -> Finding:
+def _uncaptured(path: Location, key: str, problem: str) -> Finding:
     return Finding(key, problem, f"Finish the capture with: make cache-teacher CACHE={path}")
 
 
-def _chunk_bytes(file: Path, *sizes: int) -> bytes:
+def _chunk_bytes(location: Location, key: str, *sizes: int) -> bytes:
     """Content of an unsharded chunk, without zarr: the array's metadata may be what is damaged.
 
     Raises:
         ValueError: absent, a wrong checksum, or a content of another size.
     """
-    if not file.is_file():
+    if not location.has(key):
         raise ValueError("absent")
-    data = file.read_bytes()
+    data = location.read(key)
     if not _checksum_holds(data):
         raise ValueError(f"its checksum fails ({len(data)} bytes)")
     try:
@@ -170,12 +177,12 @@ def _checksum_holds(data: bytes) -> bool:
     return len(data) > 4 and google_crc32c.value(data[:-4]) == int.from_bytes(data[-4:], "little")
 
 
-def _plan_chunk_findings(path: Path, document: str) -> Iterator[Finding]:
+def _plan_chunk_findings(path: Location, document: str) -> Iterator[Finding]:
     """The chunks that explain a wrong digest of a plan array; none where it is the document itself."""
     if document == "plan/zarr.json" or not document.startswith("plan/"):
         return
     name = document.split("/")[1]
-    present = {file.relative_to(path).as_posix() for file in (path / "plan" / name).glob("c/**/*") if file.is_file()}
+    present = set(path.sizes(f"plan/{name}/c/"))
     try:
         counts = _manifest(open_root(path))["plan"]
         expected = set(plan_chunk_keys(name, counts["num_patches"], counts["num_views"]))
@@ -186,7 +193,7 @@ def _plan_chunk_findings(path: Path, document: str) -> Iterator[Finding]:
             yield Finding(key, "absent", _metadata_cure(path))
         elif key not in expected:
             yield _surplus(path, key)
-        elif not _checksum_holds((path / key).read_bytes()):
+        elif not _checksum_holds(path.read(key)):
             yield Finding(key, "its checksum fails", _metadata_cure(path))
 
 
@@ -194,11 +201,13 @@ def _manifest(root: zarr.Group) -> Manifest:
     return cast(Manifest, root.attrs.asdict())
 
 
-def _manifest_findings(path: Path, root: zarr.Group) -> list[Finding]:
+def _manifest_findings(path: Location, root: zarr.Group) -> list[Finding]:
     """Does the manifest describe this plan and these arrays?"""
     manifest = _manifest(root)
     try:
         plan = read_plan(root)
+    except StorageError:
+        raise
     except Exception as error:
         return [Finding("plan", f"cannot be read ({error})", _metadata_cure(path))]
     problems = list(_plan_problems(plan))
@@ -246,10 +255,10 @@ def _order_problems(plan: Plan, name: str, start: np.ndarray, stop: np.ndarray) 
         yield f"plan/{name}", f"rows of view {plan.view(view)} do not follow those of the view before it in its block"
 
 
-def _unwritten_findings(path: Path, manifest: Manifest) -> list[Finding]:
+def _unwritten_findings(path: Location, manifest: Manifest) -> list[Finding]:
     """Completeness, as one finding: a young cache would otherwise drown everything else."""
     count = int(manifest["plan"]["num_blocks"])
-    missing = [block for block in range(count) if not is_captured(path, block)]
+    missing = sorted(set(range(count)) - set(captured_blocks(path, count)))
     if not missing:
         return []
     first = commit_key(missing[0])
@@ -258,13 +267,15 @@ def _unwritten_findings(path: Path, manifest: Manifest) -> list[Finding]:
     return [_uncaptured(path, first, f"{len(missing)} of {count} blocks were never captured, {missing[0]} first")]
 
 
-def _surplus(path: Path, key: str) -> Finding:
+def _surplus(path: Location, key: str) -> Finding:
     if key.endswith(".partial"):
-        return Finding(key, "left by a capture that was killed", f"Delete {path / key}; a resumed capture does as well")
-    return Finding(key, "does not belong to a cache", f"Delete {path / key}")
+        return Finding(
+            key, "left by a capture that was killed", f"Delete {path.url(key)}; a resumed capture does as well"
+        )
+    return Finding(key, "does not belong to a cache", f"Delete {path.url(key)}")
 
 
-def _surplus_findings(path: Path, root: zarr.Group) -> list[Finding]:
+def _surplus_findings(path: Location, root: zarr.Group) -> list[Finding]:
     """Files that no capture writes; those among the plan's chunks are found by the plan's digests."""
     names = names_of(root)
     expected = {*names.documents, DOCUMENTS_CHUNK}
@@ -280,22 +291,16 @@ def _surplus_findings(path: Path, root: zarr.Group) -> list[Finding]:
         # Numbers as zarr writes them: 007 is another file than 7.
         return name in tails and number.isdecimal() and place == f"{int(number)}{tails[name]}" and int(number) < count
 
-    return [_surplus(path, key) for key in sorted(_files(path)) if not belongs(key)]
+    return [_surplus(path, key) for key in sorted(path.sizes()) if not belongs(key)]
 
 
-def _files(path: Path) -> Iterator[str]:
-    for folder, _, names in os.walk(path):
-        for name in names:
-            yield Path(folder, name).relative_to(path).as_posix()
-
-
-def _object_problems(path: Path, root: zarr.Group, block: int, plan: Plan) -> list[tuple[str, str]]:
+def _object_problems(path: Location, root: zarr.Group, block: int, plan: Plan) -> list[tuple[str, str]]:
     """Which objects of a block explain that its digest is wrong."""
     problems = []
     for name, key in zip(names_of(root).block, block_keys(root, block), strict=True):
         rows = rows_in_block(plan, name, block)
         expected = rows > 0 or name == "capture_error"
-        if not (path / key).is_file():
+        if not path.has(key):
             if expected:
                 problems.append((key, f"absent, though block {block} is committed"))
         elif not expected:
@@ -304,6 +309,8 @@ def _object_problems(path: Path, root: zarr.Group, block: int, plan: Plan) -> li
             try:
                 # Every byte of an object is under a checksum: that of an inner chunk, or of the shard's index.
                 np.asarray(array_of(root, name)[block, : None if name == "capture_error" else rows])
+            except StorageError:
+                raise
             except Exception as error:
                 problems.append((key, f"damaged ({str(error).rstrip('.')})"))
     if not problems:
@@ -425,7 +432,7 @@ class BlockStatistics:
         return self
 
 
-def block_statistics(path: str | Path, block: int, plan: Plan | None = None) -> BlockStatistics:
+def block_statistics(path: Place, block: int, plan: Plan | None = None) -> BlockStatistics:
     """Counts, ranges, histograms and bytes of one committed block; its checksums are zarr's, not its commit's.
 
     Args:
@@ -436,7 +443,7 @@ def block_statistics(path: str | Path, block: int, plan: Plan | None = None) -> 
     Raises:
         ValueError: an object cannot be decoded.
     """
-    path = Path(path)
+    path = locate(path)
     root = open_root(path)
     plan = read_plan(root) if plan is None else plan
     manifest = _manifest(root)
@@ -446,12 +453,13 @@ def block_statistics(path: str | Path, block: int, plan: Plan | None = None) -> 
     sizes = {}
     try:
         for name, key in zip(names_of(root).block, block_keys(root, block), strict=True):
-            file = path / key
-            sizes[name] = {block: file.stat().st_size if file.is_file() else 0}
+            sizes[name] = {block: path.size(key) or 0}
         for name, counter in counters.items():
             for start in range(0, rows, ROWS_AT_ONCE):
                 counter.count(np.asarray(array_of(root, name)[block, start : min(start + ROWS_AT_ONCE, rows)]))
         error = np.asarray(array_of(root, "capture_error")[block], dtype=np.float64)
+    except StorageError:
+        raise
     except Exception as problem:
         raise ValueError(f"cache {path}, block {block}: {problem}. Run make verify-cache CACHE={path}") from problem
     assert error.shape == (len(ERROR_COLUMNS),)

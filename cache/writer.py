@@ -16,20 +16,22 @@ import numpy as np
 import zarr
 
 from cache.layout import (
+    DOCUMENTS_CHUNK,
     ERROR_COLUMNS,
     array_of,
     array_specs,
     block_digest,
     block_keys,
+    commit_key,
     create_arrays,
     names_of,
     open_root,
     rows_in_block,
-    sync_to_disk,
 )
 from cache.manifest import Manifest, require_equal
 from cache.plan import Plan
 from cache.quantize import codecs_of
+from cache.storage import Bucket, Folder, Location, Memory, Place, locate
 
 # A resumed capture must make the same bytes: nothing in the manifest may differ.
 ALL_SECTIONS = (
@@ -73,52 +75,73 @@ class CacheWriter:
     """Fills a store block by block; creates it, or resumes one of the same manifest.
 
     Use as a context manager: its blocks are locked while the writer lives, and the kernel frees the locks with the
-    process. Writers of different parts may work at the same time, in any processes.
+    process. Writers of different parts may work at the same time, in any processes. On S3 nothing is locked: two
+    writers of one manifest write the same bytes, and another manifest is refused.
 
     Args:
+        path: a folder, or `s3://bucket/name.zarr`.
         part: the share of the blocks that this writer fills; all of them where it is not given.
         locked_elsewhere: another process has made and locked the store and lets this one write some of its blocks.
 
     Raises:
         ValueError: the path is something else, another capture is writing one of the blocks, or (ManifestMismatch)
             its manifest differs.
+        StorageError: S3 does not answer, or refuses.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        path: Place,
         manifest: Manifest,
         plan: Plan,
         part: Part | None = None,
         *,
         locked_elsewhere: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.location = locate(path)
         self.plan = plan
         self.part = part or Part()
-        blocks = self.part.blocks(plan.num_blocks)
-        self._lock = None
-        if not (self.path.exists() or locked_elsewhere):
-            self._lock = _create_store(self.path, manifest, plan, blocks)
+        self._lock: int | None = None
+        if isinstance(self.location, Folder):
+            self._open_folder(self.location.path, manifest, locked_elsewhere=locked_elsewhere)
+        elif isinstance(self.location, Bucket):
+            self._open_bucket(self.location, manifest)
+        self.names = names_of(self.root)
+        if isinstance(self.location, Folder) and not locked_elsewhere:
+            for block in self.missing_blocks():
+                _remove_partial_files(self.location.path, (*self.names.block, "committed"), block)
+
+    def _open_folder(self, path: Path, manifest: Manifest, *, locked_elsewhere: bool) -> None:
+        """Create or open a store in a folder, and lock this part's blocks."""
+        blocks = self.part.blocks(self.plan.num_blocks)
+        if not (path.exists() or locked_elsewhere):
+            self._lock = _create_store(path, manifest, self.plan, blocks)
         try:
-            open_root(self.path)
-            self.root = zarr.open_group(self.path, mode="r+", zarr_format=3, use_consolidated=False)
-            require_equal(
-                manifest,
-                self.root.attrs.asdict(),
-                place=f"cache {self.path}",
-                cure="Give another CACHE= path, or move this cache away.",
-                sections=ALL_SECTIONS,
-            )
+            open_root(path)
+            self.root = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
+            _require_same_capture(manifest, self.root, self.location)
             if self._lock is None and not locked_elsewhere:
-                self._lock = _lock_blocks(self.path, blocks)
+                self._lock = _lock_blocks(path, blocks)
         except BaseException:
             self.close()
             raise
-        self.names = names_of(self.root)
-        if not locked_elsewhere:
-            for block in self.missing_blocks():
-                _remove_partial_files(self.path, (*self.names.block, "committed"), block)
+        self._staged, self._staged_root = self.location, self.root
+
+    def _open_bucket(self, bucket: Bucket, manifest: Manifest) -> None:
+        """Create or open a store on S3.
+
+        Its root document claims the address: of several writers one puts it, the others compare theirs with it. What
+        follows is the same for all who agree, so whoever finds it unfinished completes it; `documents` comes last.
+        """
+        draft = Memory()
+        self._staged, self._staged_root = draft, _lay_out(draft, manifest, self.plan)
+        if not bucket.exists():
+            bucket.put_if_absent("zarr.json", draft.read("zarr.json"))
+        self.root = open_root(bucket, allow_unfinished=True)
+        _require_same_capture(manifest, self.root, bucket)
+        if not bucket.has(DOCUMENTS_CHUNK):
+            for key in [*sorted(draft.sizes().keys() - {"zarr.json", DOCUMENTS_CHUNK}), DOCUMENTS_CHUNK]:
+                bucket.put(key, draft.read(key))
 
     def missing_blocks(self) -> list[int]:
         """Blocks of this part that no commit covers yet."""
@@ -147,28 +170,47 @@ class CacheWriter:
                     f"block {block}: {name} has shape {fields[name].shape} {fields[name].dtype}, the plan says "
                     f"{wanted} {array.dtype}. The labels have changed since the plan: start a new cache."
                 )
-        with _only_writer(self.path, block):
+        with _only_writer(self.location, block):
             if np.asarray(array_of(self.root, "committed")[block]).any():
                 return 0
             return self._write(block, fields, rows, error)
 
     def _write(self, block: int, fields: Mapping[str, np.ndarray], rows: Mapping[str, int], error: np.ndarray) -> int:
+        # Zarr writes into the folder itself, or into memory where the store is on S3: what it writes there is then
+        # put in place object by object.
+        staged, root = self._staged, self._staged_root
+        keys = list(block_keys(root, block))
         # Left over from a process that was killed in this block: a half-written shard must not be merged into.
-        _remove_partial_files(self.path, (*self.names.block, "committed"), block)
-        for key in block_keys(self.root, block):
-            (self.path / key).unlink(missing_ok=True)
+        if isinstance(self.location, Folder):
+            _remove_partial_files(self.location.path, (*self.names.block, "committed"), block)
+        for key in keys:
+            staged.delete(key)
         for name, count in rows.items():
             if count:
-                array_of(self.root, name)[block, :count] = fields[name]
-        array_of(self.root, "capture_error")[block] = np.asarray(error, dtype=np.float64).reshape(len(ERROR_COLUMNS))
-        written = [file for file in (self.path / key for key in block_keys(self.root, block)) if file.is_file()]
+                array_of(root, name)[block, :count] = fields[name]
+        array_of(root, "capture_error")[block] = np.asarray(error, dtype=np.float64).reshape(len(ERROR_COLUMNS))
+        sizes = {key: size for key in keys if (size := staged.size(key)) is not None}
         expected = 1 + sum(count > 0 for count in rows.values())
-        assert len(written) == expected, f"block {block}: objects missing after the write"
-        for file in written:
-            sync_to_disk(file)
-        digest = block_digest(self.path, self.root, block)
-        array_of(self.root, "committed")[block] = np.frombuffer(digest, dtype=np.uint8)
-        return sum(file.stat().st_size for file in written)
+        assert len(sizes) == expected, f"block {block}: objects missing after the write"
+        self._make_durable(keys)
+        digest = block_digest(staged, root, block)
+        array_of(root, "committed")[block] = np.frombuffer(digest, dtype=np.uint8)
+        if isinstance(self.location, Bucket):
+            self.location.put(commit_key(block), staged.read(commit_key(block)))
+            for key in (*keys, commit_key(block)):
+                staged.delete(key)
+        return sum(sizes.values())
+
+    def _make_durable(self, keys: Sequence[str]) -> None:
+        """Objects of a block, before the commit that covers them."""
+        for key in keys:
+            if not self._staged.has(key):
+                # Where the plan has no rows: of a damaged block, that is captured again, an object may lie there.
+                self.location.delete(key)
+            elif isinstance(self.location, Bucket):
+                self.location.put(key, self._staged.read(key))
+            elif isinstance(self.location, Folder):
+                self.location.sync(key)
 
     def close(self) -> None:
         if self._lock is not None:
@@ -190,8 +232,6 @@ def _create_store(path: Path, manifest: Manifest, plan: Plan, blocks: range) -> 
     Returns the lock on the blocks, taken before anyone else can see the store; None where another process has made a
     store there meanwhile.
     """
-    head, codec = manifest["head"], manifest["codec"]
-    specs = array_specs(plan, codecs_of(codec), len(head["classes"]), (len(head["box_parameters"]), head["num_bins"]))
     draft = path.with_name(f".{path.name}.draft")
     with _draft_lock(draft, path) as is_ours:
         if not is_ours:
@@ -202,7 +242,7 @@ def _create_store(path: Path, manifest: Manifest, plan: Plan, blocks: range) -> 
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-        create_arrays(draft, manifest, plan, specs)
+        _lay_out(Folder(draft), manifest, plan)
         lock = _lock_blocks(draft, blocks)
         try:
             # Fails where something else has been put there meanwhile: it is never replaced.
@@ -211,6 +251,28 @@ def _create_store(path: Path, manifest: Manifest, plan: Plan, blocks: range) -> 
             os.close(lock)
             raise
         return lock
+
+
+def _lay_out(location: Location, manifest: Manifest, plan: Plan) -> zarr.Group:
+    """Metadata and plan of a new store."""
+    head, codec = manifest["head"], manifest["codec"]
+    specs = array_specs(plan, codecs_of(codec), len(head["classes"]), (len(head["box_parameters"]), head["num_bins"]))
+    return create_arrays(location, manifest, plan, specs)
+
+
+def _require_same_capture(manifest: Manifest, root: zarr.Group, location: Location) -> None:
+    """Refuse a store of another manifest.
+
+    Raises:
+        ManifestMismatch: naming the field that differs.
+    """
+    require_equal(
+        manifest,
+        root.attrs.asdict(),
+        place=f"cache {location}",
+        cure="Give another CACHE= path, or move this cache away.",
+        sections=ALL_SECTIONS,
+    )
 
 
 @contextmanager
@@ -238,20 +300,24 @@ def _is_folder(descriptor: int, path: Path) -> bool:
     return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
 
 
-def require_idle(path: str | Path) -> None:
-    """Refuse a store that a capture is writing at this moment.
+def require_idle(path: Place) -> None:
+    """Refuse a store that a capture is writing at this moment. On S3 nobody can tell: there are no locks.
 
     Raises:
         ValueError: it is being written.
     """
-    if (Path(path) / LOCKED_DOCUMENT).is_file():
-        os.close(_lock_range(Path(path), fcntl.F_RDLCK))
+    location = locate(path)
+    if isinstance(location, Folder) and location.has(LOCKED_DOCUMENT):
+        os.close(_lock_range(location.path, fcntl.F_RDLCK))
 
 
 @contextmanager
-def _only_writer(path: Path, block: int) -> Iterator[None]:
-    """Wait until no other process writes the block."""
-    descriptor = os.open(path / BLOCK_DOCUMENT, os.O_RDWR)
+def _only_writer(location: Location, block: int) -> Iterator[None]:
+    """Wait until no other process writes the block; on S3, where nothing can be locked, they write the same bytes."""
+    if not isinstance(location, Folder):
+        yield
+        return
+    descriptor = os.open(location.path / BLOCK_DOCUMENT, os.O_RDWR)
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _lock_request(fcntl.F_WRLCK, block, 1))
         yield

@@ -62,7 +62,7 @@ def draw_statistics(reader: CacheReader, statistics: BlockStatistics, figures: d
         figure = Figure(figsize=(19, 8.4), layout="constrained")
         panels = figure.subplots(2, 4)
         figure.suptitle(
-            f"{reader.path.name}: {figures['views']:,} views, {figures['rows']:,} rows, "
+            f"{reader.location.name}: {figures['views']:,} views, {figures['rows']:,} rows, "
             f"{figures['bytes'] / 1e6:,.1f} MB, preset {figures['preset']}",
             fontsize=14,
         )
@@ -309,7 +309,7 @@ def _draw_detections(reader: CacheReader, views: Sequence[DrawnView], patch_id: 
     handles.append(Line2D([], [], color="black", linestyle=(0, (3, 3)), linewidth=1.5, label="labels"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False, fontsize=12)
     figure.suptitle(
-        f"{patch_id}: the teacher's boxes, decoded from {reader.path.name} (score ≥ {least:.2g}, after NMS)",
+        f"{patch_id}: the teacher's boxes, decoded from {reader.location.name} (score ≥ {least:.2g}, after NMS)",
         fontsize=14,
     )
     figure.savefig(path)

@@ -17,16 +17,17 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
+from cache.layout import open_root
 from cache.manifest import make_manifest
 from cache.plan import Plan
 from cache.quantize import FieldCodec, codecs_of, resolve_codec
 from cache.reader import CacheReader
+from cache.storage import Folder, Location, locate
 from cache.writer import CacheWriter, Part
 from pipelines.capture import add_capture_arguments, add_teacher_arguments
 from pipelines.cluster import add_cluster_arguments, open_cluster
@@ -42,7 +43,7 @@ def main(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.cfg_options)
     require_keys(config, ("region", "codec", "classes", "teacher", "cache"), arguments.config)
     requested = resolve_codec(config.codec)
-    path = Path(arguments.cache or config.cache)
+    path = locate(arguments.cache or config.cache)
     with open_cluster(arguments) as cluster:
         engine = make_engine(config, arguments, cluster)
         plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster)
@@ -64,11 +65,11 @@ def main(arguments: argparse.Namespace) -> None:
     report(path, plan, written, seconds, probe, as_json=arguments.json)
 
 
-def stored_codecs(path: Path, requested: Mapping[str, Any]) -> dict[str, FieldCodec] | None:
+def stored_codecs(path: Location, requested: Mapping[str, Any]) -> dict[str, FieldCodec] | None:
     """The codecs of a store that is being resumed: fixed before its first block. None where there is no store."""
     if not path.exists():
         return None
-    stored = CacheReader(path).manifest["codec"]
+    stored = open_root(path, allow_unfinished=True).attrs.asdict()["codec"]
     for field, value in requested.items():
         if stored["requested"][field] != value:
             raise ValueError(
@@ -78,12 +79,16 @@ def stored_codecs(path: Path, requested: Mapping[str, Any]) -> dict[str, FieldCo
     return codecs_of(stored)
 
 
-def require_disk(path: Path, plan: Plan, config: Config, codecs: Mapping[str, FieldCodec], probe: Probe | None) -> None:
-    """Refuse a capture that will not fit on its disk.
+def require_disk(
+    path: Location, plan: Plan, config: Config, codecs: Mapping[str, FieldCodec], probe: Probe | None
+) -> None:
+    """Refuse a capture that will not fit on its disk. A bucket has no end that could be asked for.
 
     Raises:
         ValueError: naming what it needs and what is free.
     """
+    if not isinstance(path, Folder):
+        return
     if probe is not None:
         needed, kind = probe.bytes, "predicted by the probe"
     else:
@@ -93,7 +98,7 @@ def require_disk(path: Path, plan: Plan, config: Config, codecs: Mapping[str, Fi
             needed, kind = bytes_on_disk(path) / captured * missing, "at the rate of the blocks that it holds"
         else:
             needed, kind = row_bytes(codecs, config) * missing, "before compression"
-    folder = path
+    folder = path.path
     while not folder.exists():
         folder = folder.absolute().parent
     free = shutil.disk_usage(folder).free
@@ -104,7 +109,7 @@ def require_disk(path: Path, plan: Plan, config: Config, codecs: Mapping[str, Fi
         )
 
 
-def report(path: Path, plan: Plan, written: int, seconds: float, probe: Probe | None, *, as_json: bool) -> None:
+def report(path: Location, plan: Plan, written: int, seconds: float, probe: Probe | None, *, as_json: bool) -> None:
     """What the cache now holds, what this run did, and how that compares with what the probe said."""
     reader = CacheReader(path)
     size = bytes_on_disk(path)

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from cache.storage import Folder, Place, locate
+
 PLAIN_LINE_SECONDS = 10.0
 """Shortest time between two progress lines where standard error is no terminal."""
 
@@ -58,10 +60,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def bytes_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+def bytes_on_disk(place: Place) -> int:
+    """Bytes of a file, or of all files in a folder, or of all objects of a store on S3."""
+    location = locate(place)
+    if isinstance(location, Folder) and location.path.is_file():
+        return location.path.stat().st_size
+    return sum(location.sizes().values())
 
 
 def warn(message: str) -> None:

@@ -17,6 +17,7 @@ from mmengine.config import Config
 
 from cache.manifest import ManifestMismatch, is_allowed, require_equal
 from cache.reader import CacheReader
+from cache.storage import locate
 from distill.region import is_inside
 from pipelines.command import run_command, warn
 from pipelines.experiment import describe_assignment, describe_student, require_keys, training_set
@@ -43,6 +44,10 @@ def main(arguments: argparse.Namespace) -> None:
 def point_to_cache(config: Config) -> None:
     """Let the training pipeline read the store that the config's `cache` names."""
     targets_step(config)["cache"] = str(config.cache)
+    loader = config.train_dataloader
+    if locate(config.cache).is_remote and loader.num_workers:
+        # This process has asked S3 by then, and one forked from it could not.
+        loader.multiprocessing_context = "forkserver"
 
 
 def targets_step(config: Config) -> dict[str, Any]:

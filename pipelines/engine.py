@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +25,7 @@ from cache.manifest import make_manifest
 from cache.plan import Plan
 from cache.quantize import FieldCodec, codecs_of
 from cache.reader import CacheReader
+from cache.storage import Location
 from cache.writer import CacheWriter
 from distill.teacher import FrozenTeacher
 from pipelines.capture import Capture, describe_capture, load_teacher, make_capture
@@ -102,14 +102,14 @@ class OnCluster:
     def fill(self, writer: CacheWriter) -> int:
         written = 0
         with _progress(writer) as advance:
-            tasks = self.cluster.run_all(capture_block, writer.missing_blocks(), job=self.job, path=writer.path)
+            tasks = self.cluster.run_all(capture_block, writer.missing_blocks(), job=self.job, path=writer.location)
             for block, size in tasks:
                 written += size
                 advance(len(writer.plan.views_of_block(block)))
         unseen = writer.missing_blocks()
         if unseen:
             raise ValueError(
-                f"cache {writer.path}: block {unseen[0]} was written by a worker but is not to be seen here. Every "
+                f"cache {writer.location}: block {unseen[0]} was written by a worker but is not to be seen here. Every "
                 "worker needs the same store at this path, on a disk that all machines share"
             )
         return written
@@ -180,7 +180,7 @@ def describe(*, job: Shared[Job], plan: Plan, probe: bool) -> tuple[dict[str, An
         return sections, run_probe(capture, job.value.config.codec, sections) if probe else None
 
 
-def capture_block(block: int, *, job: Shared[Job], path: Path) -> int:
+def capture_block(block: int, *, job: Shared[Job], path: Location) -> int:
     """Capture and commit one block; returns the bytes written."""
     with at_work(job):
         capture, writer = _opened(job, path)
@@ -207,7 +207,7 @@ def _capture(job: Shared[Job], plan: Plan) -> Capture:
 
 
 @lru_cache(maxsize=1)
-def _opened(job: Shared[Job], path: Path) -> tuple[Capture, CacheWriter]:
+def _opened(job: Shared[Job], path: Location) -> tuple[Capture, CacheWriter]:
     """The capture over a store's plan, and the store, which this worker would have made no other way.
 
     Raises:

@@ -13,7 +13,6 @@ import pipelines.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -30,7 +29,8 @@ from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader
-from cache.verify import BlockStatistics, block_statistics, is_captured
+from cache.storage import Place, locate
+from cache.verify import BlockStatistics, block_statistics, captured_blocks
 from cache.view import FLIPS
 from distill.teacher import FrozenTeacher
 from pipelines import cache_pictures
@@ -60,7 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
     reader = CacheReader(arguments.cache or config.cache)
     statistics = store_statistics(reader, arguments.workers)
     figures = store_figures(reader, statistics)
-    out = arguments.out or (f"work_dirs/inspect/{reader.path.stem}" if config is not None else None)
+    out = arguments.out or (f"work_dirs/inspect/{Path(reader.location.name).stem}" if config is not None else None)
     if out is not None:
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
@@ -83,8 +83,8 @@ def student_figures(config: Config, reader: CacheReader, checkpoint: str, errors
     student = FrozenTeacher.load(detector_config(config), checkpoint)
     views = TrainingViews(config, pixels=True)
     plan = reader.plan
-    captured = [view for view in range(plan.num_views) if is_captured(reader.path, int(plan.block[view]))]
-    usable = [view for view in captured if plan.rows_per_view[view]]
+    captured = np.isin(plan.block, captured_blocks(reader.path, plan.num_blocks))
+    usable = np.flatnonzero(captured & (plan.rows_per_view > 0))
     chosen = np.random.default_rng(0).choice(usable, min(STUDENT_VIEWS, len(usable)), replace=False)
     sums: Counter[str] = Counter()
     for view in map(plan.view, chosen.tolist()):
@@ -108,7 +108,7 @@ def store_statistics(reader: CacheReader, workers: int) -> BlockStatistics:
     Raises:
         ValueError: nothing was captured yet, or an object is damaged.
     """
-    blocks = [block for block in range(reader.plan.num_blocks) if is_captured(reader.path, block)]
+    blocks = captured_blocks(reader.path, reader.plan.num_blocks)
     if not blocks:
         raise ValueError(
             f"cache {reader.path} holds no block yet. Fill it with: make cache-teacher CACHE={reader.path}"
@@ -169,12 +169,12 @@ def spread(values: np.ndarray) -> dict[str, float]:
     }
 
 
-def array_bytes(path: Path) -> dict[str, int]:
-    """Bytes on disk of every array; `plan` and the root's metadata count as one each."""
+def array_bytes(place: Place) -> dict[str, int]:
+    """Stored bytes of every array; `plan` and the root's metadata count as one each."""
     sizes: Counter[str] = Counter()
-    for folder, _, names in os.walk(path):
-        parts = Path(folder).relative_to(path).parts
-        sizes[parts[0] if parts else "manifest"] += sum(os.stat(os.path.join(folder, name)).st_size for name in names)
+    for key, size in locate(place).sizes().items():
+        name, slash, _ = key.partition("/")
+        sizes[name if slash else "manifest"] += size
     return dict(sizes)
 
 

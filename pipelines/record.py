@@ -125,7 +125,7 @@ def describe_cache(config: Config) -> dict[str, Any] | None:
         "preset": manifest["codec"]["preset"],
         "views": manifest["plan"]["num_views"],
         "rows": manifest["plan"]["num_rows"],
-        "bytes": bytes_on_disk(Path(path)) if Path(path).is_dir() else None,
+        "bytes": bytes_on_disk(path),
     }
 
 

@@ -397,7 +397,7 @@ def size_card(described: Mapping[str, Any], manifest: Manifest) -> str:
     head = manifest["head"]
     logits = len(head["classes"]) + len(head["box_parameters"]) * head["num_bins"]
     rows = described["rows"]
-    bars = [Bar("this cache", COLOURS["cached"], [bytes_on_disk(Path(described["path"])) / 1e6])]
+    bars = [Bar("this cache", COLOURS["cached"], [bytes_on_disk(described["path"]) / 1e6])]
     bars.append(Bar("its rows as float32", NEUTRAL, [rows * (8 + 4 * logits) / 1e6]))
     priors = dense_priors(CacheReader(described["path"]))
     if priors is not None:

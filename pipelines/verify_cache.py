@@ -24,7 +24,8 @@ from rich.console import Console
 from cache.manifest import first_difference
 from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader, TargetRecord
-from cache.verify import Finding, is_captured, verify_block, verify_documents, verify_metadata
+from cache.storage import locate
+from cache.verify import Finding, captured_blocks, verify_block, verify_documents, verify_metadata
 from cache.writer import require_idle
 from distill.audit import compare_record, repeat_tolerance
 from pipelines.blocks import map_and_add
@@ -77,14 +78,14 @@ def main(arguments: argparse.Namespace) -> int:
 
 def check_store(report: Report, workers: int) -> bool:
     """Every checksum and count of the store; False where the metadata is too damaged to look at blocks."""
-    path = Path(report.cache)
+    path = locate(report.cache)
     damage = verify_documents(path)
     if damage:
         report.findings += damage
         return False
     report.findings += verify_metadata(path)
     reader = CacheReader(path)
-    blocks = [block for block in range(reader.plan.num_blocks) if is_captured(path, block)]
+    blocks = captured_blocks(path, reader.plan.num_blocks)
     report.findings += map_and_add(
         lambda block: verify_block(path, block, reader.plan),
         blocks,
@@ -93,12 +94,12 @@ def check_store(report: Report, workers: int) -> bool:
         description="verify blocks",
         unit="blocks",
     )
-    files = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
+    sizes = path.sizes()
     report.store = {
         "blocks": reader.plan.num_blocks,
         "blocks_captured": len(blocks),
-        "objects": len(files),
-        "bytes": sum(files),
+        "objects": len(sizes),
+        "bytes": sum(sizes.values()),
     }
     return True
 
@@ -183,7 +184,7 @@ def check_teacher(report: Report, config: Config, reader: CacheReader, arguments
         name, ours, theirs = difference
         report.notes.append(f"{name} is {theirs} in the cache but {ours} here: logits may differ in their last bits")
 
-    usable = [view for view in range(plan.num_views) if is_captured(reader.path, int(plan.block[view]))]
+    usable = np.flatnonzero(np.isin(plan.block, captured_blocks(reader.path, plan.num_blocks)))
     random = np.random.default_rng(arguments.seed)
     chosen = random.choice(usable, min(arguments.sample, len(usable)), replace=False).tolist()
     patches = sorted({int(plan.view_patch[view]) for view in chosen})

@@ -56,7 +56,7 @@ def flipped(path: Path, flip: Flip) -> Iterator[None]:
     file.write_bytes(content)
 
 
-def all_findings(path: Path) -> list[Finding]:
+def all_findings(path: Path | str) -> list[Finding]:
     """What `make verify-cache` says of the store alone."""
     if damage := verify_documents(path):
         return damage

@@ -96,7 +96,7 @@ def write_blocks(writer: CacheWriter, preset: str = "default") -> None:
         writer.write(block, block_fields(writer.plan, block, preset), NO_ERROR)
 
 
-def write_store(path: Path, plan: Plan | None = None, preset: str = "default") -> Plan:
+def write_store(path: Path | str, plan: Plan | None = None, preset: str = "default") -> Plan:
     """A complete store at `path`."""
     plan = plan or small_plan()
     with CacheWriter(path, small_manifest(plan, preset), plan) as writer:
