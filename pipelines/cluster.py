@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -106,6 +107,8 @@ def open_cluster(arguments: argparse.Namespace) -> Iterator[Cluster | None]:
     Raises:
         ValueError: no scheduler answers.
     """
+    if arguments.dashboard and (arguments.workers is None or find_spec("bokeh") is None):
+        raise ValueError("--dashboard needs --workers, and bokeh in the environment (uv pip install bokeh)")
     if arguments.workers is None and arguments.scheduler is None:
         yield None
         return
@@ -132,7 +135,7 @@ def _start(workers: int, *, dashboard: bool) -> LocalCluster:
             threads_per_worker=1,
             host="127.0.0.1",
             security=True,
-            dashboard_address=DASHBOARD if dashboard else None,
+            scheduler_kwargs={"dashboard": dashboard, "dashboard_address": DASHBOARD if dashboard else "127.0.0.1:0"},
             # A share of the memory each would stop workers that the machine has room for.
             memory_limit=None,
             silence_logs=logging.CRITICAL,
