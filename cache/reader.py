@@ -19,7 +19,7 @@ from cache.layout import ASSIGNED_FIELDS, array_of, names_of, open_root, read_pl
 from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import codecs_of
-from cache.storage import Folder, Location, Place, describe_read_error, locate
+from cache.storage import Folder, Location, Place, describe_unanswered, locate
 from cache.verify import verify_documents
 from cache.view import View, flip_code
 
@@ -218,9 +218,11 @@ class CacheReader:
                 for name, array in self._arrays.items()
             }
         except ValueError as error:
+            unanswered = describe_unanswered(self.location, error)
+            if unanswered is not None:
+                raise ValueError(f"cache {self.path}, view {view}: {unanswered}") from error
             # TensorStore's own text names the object and what is wrong with it.
-            reason = describe_read_error(self.location, error)
-            raise ValueError(f"cache {self.path}, view {view}: {reason}") from error
+            raise ValueError(f"cache {self.path}, view {view}: {error}. Run make verify-cache") from error
         prior_index = stored["prior_index"].astype(np.int64)
         if (np.diff(prior_index) <= 0).any() or not (stored["weight"] > 0).all():
             raise ValueError(f"cache {self.path}, view {view}: the record is damaged. Run make verify-cache")
@@ -293,6 +295,7 @@ def _open_arrays(location: Location, names: Iterable[str]) -> dict[str, Any]:
     try:
         return {name: future.result() for name, future in opened.items()}
     except ValueError as error:
-        if not location.is_remote:
+        unanswered = describe_unanswered(location, error)
+        if unanswered is None:
             raise
-        raise ValueError(f"cache {location}: {describe_read_error(location, error)}") from error
+        raise ValueError(f"cache {location}: {unanswered}") from error

@@ -30,6 +30,9 @@ READ_CACHE_BYTES = 128 * 2**20
 ATTEMPTS = 10
 """How often a request to S3 is sent before it has failed, where AWS_MAX_ATTEMPTS does not say."""
 
+STALL_SECONDS = 60
+"""An answer of which no byte comes for so long has failed, and is asked for again."""
+
 # What may name credentials that obstore and TensorStore both find. Profiles (~/.aws) are not among them: obstore reads
 # none. An instance role needs its endpoint named: looked for elsewhere, it is minutes until it is not found.
 CREDENTIAL_VARIABLES = (
@@ -241,6 +244,9 @@ class Bucket(Location):
 
     def tensorstore_context(self) -> dict[str, Any]:
         """What all arrays of a reader share."""
+        # TensorStore waits for ever unless its HTTP client is told, and only the environment tells it.
+        os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(STALL_SECONDS))
+        os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
         settings = S3Settings.of_environment()
         return {
             "cache_pool": {"total_bytes_limit": READ_CACHE_BYTES},
@@ -378,14 +384,14 @@ class S3Settings:
         )
 
 
-def describe_read_error(location: Location, error: Exception) -> str:
-    """TensorStore's text about a record that it could not read, and the cure."""
+def describe_unanswered(location: Location, error: Exception) -> str | None:
+    """What TensorStore says, and the cure, where S3 has not answered or has refused; None for what an object is."""
     text = str(error)
-    if location.is_remote and text.partition(":")[0] in UNANSWERED:
-        # Without the specification that follows: it is long, and says what the address says.
-        reason = text.partition(" [tensorstore_spec=")[0]
-        return f"{reason}. {PERMISSION_CURE if "http_response_code='403'" in text else ANSWER_CURE}"
-    return f"{text}. Run make verify-cache"
+    if not location.is_remote or text.partition(":")[0] not in UNANSWERED:
+        return None
+    # Without the specification that follows: it is long, and says what the address says.
+    reason = text.partition(" [tensorstore_spec=")[0]
+    return f"{reason}. {PERMISSION_CURE if "http_response_code='403'" in text else ANSWER_CURE}"
 
 
 def _first_set(*variables: str) -> str | None:
@@ -409,8 +415,8 @@ def _s3_connection(bucket: str, prefix: str, settings: S3Settings, key_id: str |
         client_options={
             "allow_http": (settings.endpoint or "").startswith("http://"),
             "connect_timeout": timedelta(seconds=10),
-            # No byte for so long is a failure, which is tried again; a large object may take its time.
-            "read_timeout": timedelta(seconds=60),
+            "read_timeout": timedelta(seconds=STALL_SECONDS),
+            # Of the whole request: a large object may take its time.
             "timeout": timedelta(minutes=15),
         },
         retry_config={

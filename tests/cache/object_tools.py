@@ -17,7 +17,8 @@ from cache.storage import Bucket, locate
 BUCKET = "teacher-caches"
 SECRET = "w7Jr0Nq2hiddenSecretKey9fZb4TtQx"
 KEY_ID = "AKIATESTKEYOFNOBODY"
-# What a fault does to a request: an answer of that status, a connection closed without one, or one closed half-way.
+# What a fault does to a request: an answer of that status, a connection closed without one ("drop") or half-way through
+# it ("cut"), or no answer at all ("stall").
 Fault = Callable[["Request"], str | None]
 
 
@@ -46,6 +47,7 @@ class Proxy:
     fault: Fault = lambda request: None
     requests: list[Request] = field(default_factory=list)
     endpoint: str = ""
+    closed: threading.Event = field(default_factory=threading.Event)
 
     def of(self, method: str) -> list[Request]:
         return [request for request in self.requests if request.method == method]
@@ -98,7 +100,9 @@ def proxy_of(server: str) -> Iterator[Proxy]:
                 request = Request(len(proxy.requests) + 1, self.command, self.path, self.headers.get("Range"))
                 proxy.requests.append(request)
             fault = proxy.fault(request)
-            if fault == "drop":
+            if fault in ("drop", "stall"):
+                if fault == "stall":
+                    proxy.closed.wait()
                 self.close_connection = True
             elif fault is not None and fault.isdecimal():
                 request.status = int(fault)
@@ -137,6 +141,7 @@ def proxy_of(server: str) -> Iterator[Proxy]:
     thread.start()
     proxy.endpoint = f"http://127.0.0.1:{server_of_proxy.server_port}"
     yield proxy
+    proxy.closed.set()
     server_of_proxy.shutdown()
     server_of_proxy.server_close()
 

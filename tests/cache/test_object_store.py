@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache import storage
 from cache.layout import DOCUMENTS_CHUNK, open_root, read_plan
 from cache.manifest import ManifestMismatch
 from cache.reader import CacheReader
 from cache.storage import Bucket, StorageError, locate
 from cache.verify import captured_blocks, verify_block, verify_documents, verify_metadata
+from cache.view import FLIPS
 from cache.writer import CacheWriter, Part, require_idle
 from tests.cache.fault_tools import all_findings
 from tests.cache.object_tools import (
@@ -233,6 +235,34 @@ def test_faults_now_and_then_are_survived(url: str, proxy: Proxy, tmp_path: Path
     assert records == plan.rows_per_view.tolist()
     proxy.fault = lambda request: None
     assert remote_contents(url) == contents(tmp_path / "cache.zarr")
+
+
+READ_ONE = """
+import sys
+from tests.cache.store_tools import *
+print(read_in_child(sys.argv[1], "P0003__a__128__0___0"))
+"""
+
+
+def test_an_answer_that_never_comes_is_asked_for_again(url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of zarr's and one of TensorStore's; both would wait for ever."""
+    monkeypatch.setattr(storage, "STALL_SECONDS", 1)
+    plan = small_plan()
+    proxy.fault = lambda request: "stall" if request.number in (3, 9) else None
+    write_store(url, plan)
+    assert CacheReader(url).missing_blocks() == []
+    stalled = []
+
+    def stall_once(request) -> str | None:
+        if "cls_logits/c/" in request.key and not stalled:
+            stalled.append(request)
+            return "stall"
+        return None
+
+    proxy.fault = stall_once
+    said, errors = start(READ_ONE, url, TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS="1").communicate()
+    assert stalled
+    assert said.strip() == str(int(plan.rows_per_view[3 * len(FLIPS)])), errors
 
 
 @pytest.mark.parametrize("kind", ["500", "drop"])
