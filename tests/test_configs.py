@@ -50,7 +50,7 @@ OBJECTS = (
     ("plane", "airplane", (48, 70, 48, 42)),
     ("storage-tank", "umbrella", (100, 90, 28, 30)),
 )
-DISTILLED = {"loss_ld", "loss_kd"}
+DISTILLED = {"loss_ld", "loss_ld_vlr", "loss_kd"}
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +137,14 @@ def one_batch(config: Config, data_root: str, model: nn.Module) -> dict[str, Any
     if isinstance(model, CachedDistiller):
         generator = torch.Generator().manual_seed(0)
         for sample in samples:
-            grid = model.bbox_head.adapter.grid(SIZE, SIZE)
+            grid = model.adapter.grid(SIZE, SIZE)
             region = sample_region(sample["data_samples"], grid, **config.region)
             count = len(region.prior_index)
             sample["data_samples"].teacher_targets = InstanceData(
                 prior_index=region.prior_index,
                 weight=region.weight,
                 cls_logits=torch.randn(count, len(config.classes), generator=generator),
-                box_logits=torch.randn(count, 5, 9, generator=generator),
+                box_logits=torch.randn(count, *model.adapter.box_shape, generator=generator),
             )
     return pseudo_collate(samples)
 

@@ -77,15 +77,12 @@ def literal_region(boxes: np.ndarray, grid: AnchorGrid, factor: float, topk: int
     return weights
 
 
-boxes_strategy = st.lists(
-    st.tuples(
-        st.floats(-20, 220, width=32),
-        st.floats(-20, 150, width=32),
-        st.floats(2, 150, width=32),
-        st.floats(2, 150, width=32),
-    ),
-    max_size=4,
-)
+def eighths(low: int, high: int) -> st.SearchStrategy[float]:
+    """Multiples of 1/8: which of two priors is nearer does not depend on the precision that it is computed in."""
+    return st.integers(8 * low, 8 * high).map(lambda value: value / 8)
+
+
+boxes_strategy = st.lists(st.tuples(eighths(-20, 220), eighths(-20, 150), eighths(2, 150), eighths(2, 150)), max_size=4)
 
 
 @settings(max_examples=60, deadline=None)
