@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
+from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor, nn
 
 from cache.grid import AnchorGrid
@@ -150,6 +151,18 @@ class HeadAdapter(ABC):
             "bin_units": list(self.bin_units),
             **self.conventions,
         }
+
+
+class HorizontalAdapter(HeadAdapter):
+    """A head whose boxes are x1, y1, x2, y2 in pixels."""
+
+    def corners(self, boxes: Tensor) -> Tensor:
+        left, top, right, bottom = boxes.unbind(dim=-1)
+        return torch.stack([left, top, right, top, right, bottom, left, bottom], dim=-1).unflatten(-1, (4, 2))
+
+    def box_change(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pixels = (after - before).abs().amax(dim=1)
+        return pixels, torch.zeros_like(pixels), bbox_overlaps(before, after, is_aligned=True)
 
 
 _ADAPTERS: dict[type[nn.Module], type[HeadAdapter]] = {}

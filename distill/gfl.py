@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from mmdet.models.dense_heads import GFLHead, LDHead
-from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import InstanceList, OptInstanceList
 from mmrotate.registry import MODELS
 from torch import Tensor, nn
 
-from distill.adapter import HeadAdapter, adapts, anchor_fields
+from distill.adapter import HorizontalAdapter, adapts, anchor_fields
 
 
 @adapts(GFLHead)
 @dataclass(frozen=True, eq=False)
-class GFLAdapter(HeadAdapter):
+class GFLAdapter(HorizontalAdapter):
     """GFL: distances from a prior's centre to the left, top, right and bottom side, in strides of its level."""
 
     kind = "gfl"
@@ -36,14 +34,6 @@ class GFLAdapter(HeadAdapter):
     ) -> Tensor:
         """(M, 4) x1, y1, x2, y2 in pixels; sides inside `max_shape`."""
         return self.coder.decode(priors[:, :2], expected * strides[:, None], max_shape=max_shape)
-
-    def corners(self, boxes: Tensor) -> Tensor:
-        left, top, right, bottom = boxes.unbind(dim=-1)
-        return torch.stack([left, top, right, top, right, bottom, left, bottom], dim=-1).unflatten(-1, (4, 2))
-
-    def box_change(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        pixels = (after - before).abs().amax(dim=1)
-        return pixels, torch.zeros_like(pixels), bbox_overlaps(before, after, is_aligned=True)
 
 
 class _LeftOut(nn.Module):

@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -29,10 +28,8 @@ from pipelines import cache_teacher, verify_cache
 from pipelines.distill import point_to_cache, require_matching_cache
 from pipelines.experiment import load_config, training_set
 from tests.conftest import REPOSITORY
+from tests.distill.coco_tools import SIZES, write_coco_images
 
-CLASSES = ("plane", "ship", "large-vehicle", "tennis-court", "storage-tank")
-# Height and width; the demo resizes the last.
-SIZES = [(128, 128), (128, 128), (128, 160), (128, 160), (144, 112)]
 NUM_STEPS = 30
 CONFIG = """
 _base_ = ["{repository}/configs/demo/{base}.py"]
@@ -102,40 +99,11 @@ def seeded_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def write_images(folder: Path) -> None:
-    random = np.random.default_rng(5)
-    images, annotations = [], []
-    (folder / "train/images").mkdir(parents=True)
-    (folder / "annotations").mkdir()
-    for number, (height, width) in enumerate(SIZES, start=1):
-        image = cv2.GaussianBlur(random.integers(0, 256, (height, width, 3), dtype=np.uint8), (0, 0), 2)
-        name = f"{number:03d}.png"
-        cv2.imwrite(str(folder / "train/images" / name), image)
-        images.append({"id": number, "file_name": name, "height": height, "width": width})
-        for _ in range(4):
-            left, top = random.uniform(0, (width - 40, height - 40))
-            across, down = random.uniform(12, 40, 2)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": int(random.integers(1, 6)),
-                    "bbox": [left, top, across, down],
-                    "area": across * down,
-                    # One crowd, which nobody learns from.
-                    "iscrowd": int(len(annotations) == 3),
-                }
-            )
-    categories = [{"id": index, "name": name} for index, name in enumerate(CLASSES, start=1)]
-    truth = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "annotations/instances_train.json").write_text(json.dumps(truth))
-
-
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory) -> Twins:
     """Images of three sizes, a seeded teacher, and both caches as the capture command makes them."""
     folder = tmp_path_factory.mktemp("gfl")
-    write_images(folder)
+    write_coco_images(folder)
     for name, base in (("teacher", "gfl_teacher"), ("cached", "gfl_distill"), ("vlr", "gfl_vlr_distill")):
         text = CONFIG if name == "teacher" else CONFIG + STUDENT
         (folder / f"{name}.py").write_text(text.format(repository=REPOSITORY, folder=folder, base=base, name=name))
