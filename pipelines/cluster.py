@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import dask
-from distributed import Client, Future, LocalCluster, as_completed
+from distributed import Client, Future, LocalCluster, Security, as_completed
 from distributed.scheduler import KilledWorker
 
 from pipelines.command import available_cores, positive_int, warn
@@ -148,6 +148,8 @@ def _join(address: str) -> Iterator[Client]:
     parts = urlsplit(address)
     if parts.scheme == "tcp" and parts.hostname not in LOOPBACK:
         warn(f"{address} is not encrypted: whoever reaches that port can run code as you. Use tls://, see docs/dask.md")
+    if parts.scheme == "tls" and Security().get_connection_args("client")["ssl_context"] is None:
+        raise ValueError(f"{address} needs certificates, and Dask's settings name none: see docs/dask.md, Encryption")
     try:
         client = Client(address)
     except OSError as error:

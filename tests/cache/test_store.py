@@ -232,6 +232,25 @@ def test_parts_exclude_each_other_only_where_they_overlap(tmp_path: Path) -> Non
     require_idle(path)
 
 
+def test_another_process_may_write_for_the_one_that_holds_the_lock(tmp_path: Path) -> None:
+    """It neither makes a store nor locks one, and a block that is committed meanwhile is left as it is."""
+    plan = small_plan()
+    path, manifest = tmp_path / "cache.zarr", small_manifest(plan)
+    with pytest.raises(ValueError, match="does not exist"):
+        CacheWriter(path, manifest, plan, locked_elsewhere=True)
+    with CacheWriter(path, manifest, plan) as first, CacheWriter(path, manifest, plan, locked_elsewhere=True) as second:
+        half = path / "weight/c/1/0.x.partial"
+        half.parent.mkdir(parents=True, exist_ok=True)
+        half.write_text("of a worker that was killed")
+        assert second.write(1, block_fields(plan, 1), NO_ERROR) > 0
+        assert not half.exists()
+        before = contents(path)
+        assert first.write(1, block_fields(plan, 1), NO_ERROR) == 0
+        assert contents(path) == before
+        with pytest.raises(ManifestMismatch, match=r"numeric\.threads"):
+            CacheWriter(path, small_manifest(plan, numeric={"threads": 2}), plan, locked_elsewhere=True)
+
+
 def test_a_part_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
     """A `.partial` file in a block of another part may belong to a writer that lives."""
     plan = small_plan()

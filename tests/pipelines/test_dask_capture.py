@@ -235,6 +235,27 @@ def test_an_address_without_a_scheduler(project: Project, cluster, capfd) -> Non
     assert "no Dask scheduler answers at tcp://127.0.0.1:1" in last_error(capfd)
 
 
+def test_encryption_needs_certificates(project: Project, capfd) -> None:
+    assert capture(project, Path("never.zarr"), "--scheduler", "tls://127.0.0.1:1") == 1
+    assert "tls://127.0.0.1:1 needs certificates, and Dask's settings name none" in last_error(capfd)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--workers", "0"], id="no-worker"),
+        pytest.param(["--workers", "2", "--loaders", "1"], id="loaders"),
+        pytest.param(["--workers", "2", "--scheduler", "tcp://host:1"], id="two-clusters"),
+        pytest.param(["--scheduler", "host:8786"], id="no-scheme"),
+        pytest.param(["--scheduler", "tcp://host"], id="no-port"),
+    ],
+)
+def test_unusable_options(options: list[str], capfd) -> None:
+    for command in (plan, cache_teacher):
+        with pytest.raises(SystemExit, match="2"):
+            call(command, "--config", "absent.py", *options)
+
+
 def test_ctrl_c_ends_the_workers(project: Project, whole, faults: Faults, tmp_path: Path) -> None:
     """A terminal interrupts the command and its workers alike."""
     cache = tmp_path / "cache.zarr"
