@@ -30,6 +30,7 @@ class Request:
     method: str
     path: str
     range: str | None
+    is_signed: bool
     status: int | None = None
     sent: int = 0
 
@@ -97,7 +98,8 @@ def proxy_of(server: str) -> Iterator[Proxy]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with lock:
-                request = Request(len(proxy.requests) + 1, self.command, self.path, self.headers.get("Range"))
+                number, signed = len(proxy.requests) + 1, "Authorization" in self.headers
+                request = Request(number, self.command, self.path, self.headers.get("Range"), signed)
                 proxy.requests.append(request)
             fault = proxy.fault(request)
             if fault in ("drop", "stall"):
@@ -149,6 +151,22 @@ def proxy_of(server: str) -> Iterator[Proxy]:
 def every(number: int, kind: str) -> Fault:
     """Every so many-th request fails."""
     return lambda request: kind if request.number % number == 0 else None
+
+
+def make_public(endpoint: str, url: str) -> None:
+    """Let anybody read the objects of a store."""
+    bucket = locate(url)
+    assert isinstance(bucket, Bucket)
+    connection = http.client.HTTPConnection(endpoint.removeprefix("http://"))
+    for key in bucket.sizes():
+        # The server asks for a signature and does not look at it.
+        signed = f"AWS4-HMAC-SHA256 Credential={KEY_ID}/20260101/us-east-1/s3/aws4_request, SignedHeaders=, Signature=0"
+        headers = {"x-amz-acl": "public-read", "Authorization": signed}
+        connection.request("PUT", f"/{BUCKET}/{bucket.prefix}/{key}?acl", headers=headers)
+        answer = connection.getresponse()
+        assert answer.status in (200, 204), answer.status
+        answer.read()
+    connection.close()
 
 
 def remote_contents(url: str) -> dict[str, bytes]:

@@ -28,6 +28,7 @@ from tests.cache.object_tools import (
     Proxy,
     environment,
     every,
+    make_public,
     proxy_of,
     remote_contents,
     s3_server,
@@ -60,9 +61,9 @@ def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def url(proxy: Proxy, request: pytest.FixtureRequest) -> str:
+def url(proxy: Proxy, tmp_path: Path) -> str:
     """An address where nothing is."""
-    return f"s3://{BUCKET}/{abs(hash(request.node.nodeid))}/cache.zarr"
+    return f"s3://{BUCKET}/{tmp_path.name}/cache.zarr"
 
 
 def start(script: str, *arguments: str, **changes: str) -> subprocess.Popen[str]:
@@ -369,7 +370,7 @@ def test_a_folder_that_may_only_be_read(tmp_path: Path) -> None:
 def test_a_record_is_read_by_ranges(url: str, proxy: Proxy) -> None:
     """No request asks for a whole shard, and what was read is not asked for again."""
     plan = small_plan(40, views_per_block=160, seed=3)
-    write_large_rows(url, plan)
+    write_store(url, plan)
     bucket, reader = bucket_at(url), CacheReader(url)
     view = plan.view(int(plan.rows_per_view.argmax()))
     reader.view_index(view.patch_id, view.flip)
@@ -385,19 +386,13 @@ def test_a_record_is_read_by_ranges(url: str, proxy: Proxy) -> None:
     assert proxy.requests == []
 
 
-def write_large_rows(url: str, plan) -> None:
-    with CacheWriter(url, small_manifest(plan), plan) as writer:
-        write_blocks(writer)
-
-
-READ_FOR_EVER = """
+READ_EVERYTHING = """
 import sys
 from tests.cache.store_tools import *
 reader = CacheReader(sys.argv[1])
 views = [reader.plan.view(view) for view in range(reader.plan.num_views)]
 print("reading", flush=True)
-while not sys.stdin.read(1):
-    pass
+sys.stdin.readline()
 for _ in range(3):
     for view, record in zip(views, reader.read_many([(view.patch_id, view.flip) for view in views])):
         assert len(record) == int(reader.plan.rows_per_view[reader.view_index(view.patch_id, view.flip)])
@@ -408,14 +403,14 @@ print("done", flush=True)
 def test_reading_while_it_is_verified(url: str) -> None:
     write_store(url, small_plan(20))
     reading = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", READ_FOR_EVER, url],
+        [sys.executable, "-W", "ignore", "-c", READ_EVERYTHING, url],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert reading.stdout.readline() == "reading\n"
-    reading.stdin.write("go")
+    reading.stdin.write("go\n")
     reading.stdin.flush()
     while reading.poll() is None:
         assert all_findings(url) == []
@@ -510,13 +505,18 @@ def test_an_address_that_is_none(text: str) -> None:
     assert SECRET not in str(caught.value)
 
 
-def test_a_public_bucket_needs_no_credentials(url: str, monkeypatch) -> None:
-    """The server takes unsigned requests for public objects alone, so it is asked whether they were signed."""
+def test_a_public_store_needs_no_credentials(url: str, server: str, proxy: Proxy, monkeypatch) -> None:
+    """Neither zarr nor TensorStore signs a request."""
+    plan = write_store(url)
+    make_public(server, url)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    with pytest.raises(ValueError, match="does not exist"):
-        CacheReader(url)
+    proxy.requests.clear()
+    assert CacheReader(url).missing_blocks() == []
+    said, errors = start(READ_ONE, url).communicate()
+    assert said.strip() == str(int(plan.rows_per_view[3 * len(FLIPS)])), errors
+    assert not any(request.is_signed for request in proxy.requests)
 
 
 def test_the_plan_is_read_through_the_root(url: str) -> None:
