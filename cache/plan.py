@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -59,25 +60,25 @@ class Plan:
     def num_views(self) -> int:
         return len(self.view_patch)
 
-    @property
+    @cached_property
     def num_blocks(self) -> int:
         return int(self.block.max()) + 1
 
-    @property
+    @cached_property
     def num_rows(self) -> int:
         return int(self.level_counts.sum(dtype=np.int64))
 
-    @property
+    @cached_property
     def rows_per_view(self) -> np.ndarray:
         """(V,) int64."""
         return self.level_counts.sum(axis=1, dtype=np.int64)
 
-    @property
+    @cached_property
     def rows_per_block(self) -> np.ndarray:
         """(B,) int64."""
         return np.bincount(self.block, weights=self.rows_per_view, minlength=self.num_blocks).astype(np.int64)
 
-    @property
+    @cached_property
     def assigned_per_block(self) -> np.ndarray:
         """(B,) int64 rows of the planned assignment; zeros without one."""
         if self.assigned_start is None or self.assigned_stop is None:
@@ -90,7 +91,13 @@ class Plan:
 
     def views_of_block(self, block: int) -> np.ndarray:
         """View indices of a block, in the order of their rows."""
-        return np.flatnonzero(self.block == block)
+        views, start = self._views_by_block
+        return views[start[block] : start[block + 1]]
+
+    @cached_property
+    def _views_by_block(self) -> tuple[np.ndarray, np.ndarray]:
+        """(V,) views block by block and (B + 1,) where each block's begin: every block is asked for in turn."""
+        return np.argsort(self.block, kind="stable"), np.append(0, np.cumsum(np.bincount(self.block)))
 
     def describe(self) -> dict[str, Any]:
         """The plan's part of the manifest: counts and digests, of constant size."""
@@ -170,8 +177,9 @@ def _balance(rows: np.ndarray, patches_per_block: int) -> np.ndarray:
 
 def _row_ranges(block: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Start and stop row of every view inside its block, views in order."""
+    order = np.argsort(block, kind="stable")
+    rows_before = np.cumsum(rows[order]) - rows[order]
+    first_of_block = np.searchsorted(block[order], block[order])
     start = np.empty(len(block), dtype=np.uint32)
-    for index in range(int(block.max()) + 1):
-        members = np.flatnonzero(block == index)
-        start[members] = np.cumsum(rows[members]) - rows[members]
+    start[order] = rows_before - rows_before[first_of_block]
     return start, (start + rows).astype(np.uint32)

@@ -20,6 +20,7 @@ def test_rows_of_a_block_are_laid_end_to_end(num_patches, per_block, seed) -> No
     np.testing.assert_array_equal(plan.row_stop - plan.row_start, plan.rows_per_view)
     for block in range(plan.num_blocks):
         members = plan.views_of_block(block)
+        np.testing.assert_array_equal(members, np.flatnonzero(plan.block == block))
         assert 0 < len(members) <= per_block
         np.testing.assert_array_equal(plan.row_start[members], np.r_[0, plan.row_stop[members][:-1]])
         assert plan.row_stop[members][-1] == plan.rows_per_block[block]

@@ -1,0 +1,424 @@
+"""A store with the shape of DOTA train: how long planning, writing, opening, reading and verifying it takes.
+
+    python -m benchmarks.scale --folder /tmp
+
+9,734 patches under four flips, their row counts drawn from the percentiles that were measured on real labels
+(docs/benchmarks.md), planned with `make_plan` and written with `CacheWriter`. Two stores are made one after the other.
+`shape` holds all views, its rows repeat every few hundred, so that 86 GB of codes take a few GB of disk: what depends
+on counts is measured there. `bytes` holds a few blocks whose rows do not repeat and take as many bytes as real ones:
+rates are measured there. Every stage runs in a process of its own, so that its peak of memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.read import CLASSES, make_store_manifest
+from cache.grid import AnchorGrid
+from cache.layout import ERROR_COLUMNS
+from cache.plan import Plan, PlannedPatch, make_plan
+from cache.quantize import CODED_FIELDS, FieldCodec
+from cache.reader import CacheReader
+from cache.verify import verify_block, verify_metadata
+from cache.view import FLIPS
+from cache.writer import CacheWriter
+from pipelines.blocks import map_and_add
+from pipelines.command import available_cores, bytes_on_disk, positive_int, run_command
+
+DOTA_PATCHES = 9_734
+# Rows of a view on 128 real patches (docs/benchmarks.md), straight lines between the percentiles. The ends are the
+# smallest region of one object and the largest that was seen.
+PERCENTS = (0, 5, 25, 50, 75, 90, 95, 99, 100)
+ROWS_AT_PERCENT = (430, 1_362, 3_351, 8_634, 19_290, 41_631, 61_206, 106_615, 110_440)
+SAMPLE_MEAN = 17_581
+# That sample is skewed to dense scenes (36 objects a patch); DOTA train has about 14, by the fit of rows to objects.
+TRAIN_MEAN = 12_600
+LEVEL_SHARES = np.asarray([11_641, 4_632, 1_095, 205, 9]) / 17_582
+# Regions of the four flips differ by a few per cent.
+FLIP_SPREAD = 0.04
+GRID = AnchorGrid.retina(1024, 1024)
+
+# Spread of the made-up logits: rows take 40 to 45 bytes at step 1/16, as those of trained teachers do.
+LOGIT_SPREAD = 0.6
+CODECS = {
+    "weight": FieldCodec("float16"),
+    "cls_logits": FieldCodec("uint16", 1 / 16, -2048 / 16),
+    "box_logits": FieldCodec("uint16", 1 / 16, -4095 / 16),
+}
+BOX_SHAPE = (5, 9)
+ROW_CODE_BYTES = 4 + 2 + 2 * (CLASSES + BOX_SHAPE[0] * BOX_SHAPE[1])
+# Bytes of a row: before compression, and as measured on trained teachers (demo and real crops, docs/benchmarks.md).
+RAW_ROW_BYTES = {"exact": 8 + 4 * 60, "half": 6 + 2 * 60}
+STORED_ROW_BYTES = {"default": (38.9, 45.1), "small": (25.4, 25.8)}
+
+# Twice what the stores take with the defaults.
+NEEDED_BYTES = 12e9
+
+# Views a second of a teacher on one GPU: assumptions, no GPU was measured.
+ASSUMED_RATES = (50, 100, 200)
+ASSUMED_GPUS = (1, 4, 8)
+# Loading, regions and assignment of a view, core-seconds an object (docs/benchmarks.md), and objects a patch.
+OBJECT_SECONDS, OBJECTS_PER_PATCH = 0.005, 14
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Plan -> two stores -> figures -> tables."""
+    with tempfile.TemporaryDirectory(dir=arguments.folder, delete=not arguments.keep) as name:
+        folder = Path(name)
+        require_room(folder)
+        figures: dict[str, Any] = {"cores": available_cores(), "nothing": stage(nothing)}
+        figures["plan"] = stage(plan_figures, arguments.patches, arguments.mean_rows)
+        shapes = {
+            "small": (25, 4096),
+            "shape": (arguments.patches, arguments.period),
+            "bytes": (16 * arguments.byte_blocks, 65536),
+        }
+        for store, (patches, period) in shapes.items():
+            figures[store] = measure_store(folder / f"{store}.zarr", patches, period, arguments)
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print_figures(figures)
+
+
+def require_room(folder: Path) -> None:
+    """Refuse a disk that the stores would nearly fill.
+
+    Raises:
+        ValueError: naming the folder, what is free and what is needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_BYTES:
+        raise ValueError(
+            f"{folder} has {free / 1e9:.1f} GB free, {NEEDED_BYTES / 1e9:.0f} GB are needed. Give another --folder"
+        )
+
+
+def measure_store(path: Path, patches: int, period: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All stages of one store."""
+    figures = {"write": stage(write_store, path, patches, arguments.mean_rows, period)}
+    figures["open"] = stage(opening, path)
+    figures["check_at_start"] = stage(start_of_a_student, path)
+    figures["first_reads"] = stage(random_reads, path, arguments.reads, False)
+    figures["warm_reads"] = stage(random_reads, path, arguments.reads, True)
+    figures["verify"] = stage(verify_store, path, arguments.workers)
+    return figures
+
+
+def stage(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """What a function returns, with the seconds it took and the peak memory of the process that ran nothing else."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_measured, function, arguments).result()
+
+
+def _measured(function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> dict[str, Any]:
+    began, cpu = time.perf_counter(), time.process_time()
+    figures = function(*arguments)
+    seconds, core_seconds = time.perf_counter() - began, time.process_time() - cpu
+    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), flags=re.MULTILINE)
+    return {**figures, "seconds": seconds, "core_seconds": core_seconds, "peak_mb": int(peak) / 1024}
+
+
+def nothing() -> dict[str, Any]:
+    """The memory that the imports alone take."""
+    return {}
+
+
+def plan_figures(num_patches: int, mean_rows: int) -> dict[str, Any]:
+    """The layout of all views."""
+    patches = draw_patches(num_patches, mean_rows)
+    began = time.perf_counter()
+    plan = make_plan(patches, FLIPS)
+    seconds = time.perf_counter() - began
+    rows, blocks = plan.rows_per_view, plan.rows_per_block
+    return {
+        "make_plan_seconds": seconds,
+        "views": plan.num_views,
+        "rows": plan.num_rows,
+        "rows_per_view": {"mean": rows.mean(), **{f"p{p}": np.percentile(rows, p) for p in (5, 50, 90, 99)}},
+        "blocks": plan.num_blocks,
+        "rows_per_block": {"min": int(blocks.min()), "mean": blocks.mean(), "max": int(blocks.max())},
+    }
+
+
+def draw_patches(num_patches: int, mean_rows: int) -> list[PlannedPatch]:
+    """Patches whose row counts follow the measured percentiles, scaled to another mean."""
+    random = np.random.default_rng(0)
+    of_patch = np.interp(random.uniform(0, 100, num_patches), PERCENTS, ROWS_AT_PERCENT) * mean_rows / SAMPLE_MEAN
+    spread = random.uniform(1 - FLIP_SPREAD, 1 + FLIP_SPREAD, (num_patches, len(FLIPS), 1))
+    counts = (of_patch[:, None, None] * spread * LEVEL_SHARES).astype(np.int64).clip(max=GRID.level_sizes)
+    return [
+        PlannedPatch(f"P{number:05d}__1024__0___0", random.bytes(32), random.bytes(32), (1024, 1024), of_flips)
+        for number, of_flips in enumerate(counts)
+    ]
+
+
+def write_store(path: Path, num_patches: int, mean_rows: int, period: int) -> dict[str, Any]:
+    """Write a whole store of made-up rows that repeat after `period`; making them is not timed."""
+    plan = make_plan(draw_patches(num_patches, mean_rows), FLIPS)
+    manifest = make_store_manifest(plan)
+    manifest["codec"] |= {name: codec.to_json() for name, codec in CODECS.items()}
+    manifest["head"]["grid"] = {name: GRID.to_json()[name] for name in ("strides", "ratios", "scales")}
+    pool = row_pool(period, int(plan.rows_per_block.max()))
+    began = time.perf_counter()
+    writer = CacheWriter(path, manifest, plan)
+    layout_seconds = time.perf_counter() - began
+    write_seconds = write_core_seconds = 0.0
+    with writer:
+        for block in writer.missing_blocks():
+            fields = block_rows(plan, block, pool, period)
+            began, cpu = time.perf_counter(), time.process_time()
+            writer.write(block, fields, np.zeros(len(ERROR_COLUMNS)))
+            write_seconds += time.perf_counter() - began
+            write_core_seconds += time.process_time() - cpu
+    return {
+        "views": plan.num_views,
+        "blocks": plan.num_blocks,
+        "rows": plan.num_rows,
+        "code_bytes": plan.num_rows * ROW_CODE_BYTES,
+        "disk_bytes": bytes_on_disk(path),
+        "objects": sum(file.is_file() for file in path.rglob("*")),
+        "layout_seconds": layout_seconds,
+        "write_seconds": write_seconds,
+        "write_core_seconds": write_core_seconds,
+    }
+
+
+def row_pool(period: int, rows: int) -> dict[str, np.ndarray]:
+    """Codes of `period` made-up rows, one after the other until a block can begin anywhere in the first of them."""
+    random = np.random.default_rng(1)
+
+    def codes(name: str, mean: float, *shape: int) -> np.ndarray:
+        values = random.normal(mean, LOGIT_SPREAD, (period, *shape)).astype(np.float32)
+        return CODECS[name].encode(values.clip(max=0)).astype(CODECS[name].dtype)
+
+    distinct = {
+        "weight": random.uniform(0.05, 1, period).astype(np.float16),
+        "cls_logits": codes("cls_logits", -4, CLASSES),
+        "box_logits": codes("box_logits", -3, *BOX_SHAPE),
+    }
+    assert set(distinct) == set(CODED_FIELDS)
+    times = -(-(rows + period) // period)
+    return {name: np.tile(values, (times, *[1] * (values.ndim - 1))) for name, values in distinct.items()}
+
+
+def block_rows(plan: Plan, block: int, pool: dict[str, np.ndarray], period: int) -> dict[str, np.ndarray]:
+    """The rows of a block: another part of the pool for every block, whole cells of priors as in real regions."""
+    random = np.random.default_rng([2, block])
+    begin = 97 * block % period
+    end = begin + int(plan.rows_per_block[block])
+    index = [view_priors(random, plan.level_counts[view]) for view in plan.views_of_block(block)]
+    return {"prior_index": np.concatenate(index), **{name: values[begin:end] for name, values in pool.items()}}
+
+
+def view_priors(random: np.random.Generator, counts: np.ndarray) -> np.ndarray:
+    """(n,) uint32 rising indices, all anchors of cells drawn on every level."""
+    found = []
+    for offset, (height, width), count in zip(GRID.level_offsets, GRID.feature_sizes, counts.tolist(), strict=False):
+        cells = random.choice(height * width, -(-count // GRID.anchors_per_cell), replace=False)
+        priors = np.sort(cells)[:, None] * GRID.anchors_per_cell + np.arange(GRID.anchors_per_cell)
+        found.append(offset + priors.ravel()[:count])
+    return np.concatenate(found).astype(np.uint32)
+
+
+def opening(path: Path) -> dict[str, Any]:
+    """The first opening of a process, later ones (median), the plan, the first record."""
+    began = time.perf_counter()
+    CacheReader(path)
+    first = time.perf_counter() - began
+    again = []
+    for _ in range(20):
+        began = time.perf_counter()
+        reader = CacheReader(path)
+        again.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    plan = reader.plan
+    plan_seconds = time.perf_counter() - began
+    view = plan.view(0)
+    began = time.perf_counter()
+    reader.read(view.patch_id, view.flip)
+    return {
+        "first_ms": 1e3 * first,
+        "again_ms": 1e3 * float(np.median(again)),
+        "plan_ms": 1e3 * plan_seconds,
+        "first_record_ms": 1e3 * (time.perf_counter() - began),
+    }
+
+
+def start_of_a_student(path: Path) -> dict[str, Any]:
+    """What a training checks once: documents, plan, commits."""
+    CacheReader(path).require_complete()
+    return {}
+
+
+def random_reads(path: Path, count: int, warm: bool) -> dict[str, Any]:
+    """Records of views in a random order; the first time from disk, or from the page cache after one round."""
+    reader = CacheReader(path)
+    plan = reader.plan
+    views = np.random.default_rng(3).choice(plan.num_views, min(count, plan.num_views), replace=False)
+    named = [plan.view(int(view)) for view in views]
+    if warm:
+        for view in named:
+            reader.read(view.patch_id, view.flip)
+    else:
+        forget(path)
+    seconds = []
+    for view in named:
+        began = time.perf_counter()
+        reader.read(view.patch_id, view.flip)
+        seconds.append(time.perf_counter() - began)
+    rows = plan.rows_per_view[views]
+    return {
+        "records": len(named),
+        "median_ms": 1e3 * float(np.median(seconds)),
+        "p90_ms": 1e3 * float(np.percentile(seconds, 90)),
+        "max_ms": 1e3 * max(seconds),
+        "rows_mean": float(rows.mean()),
+        "rows_per_second": float(rows.sum() / sum(seconds)),
+    }
+
+
+def forget(path: Path) -> None:
+    """Take a store's files out of the page cache; what was not yet written to disk is written first."""
+    for file in path.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def verify_store(path: Path, workers: int) -> dict[str, Any]:
+    """What `verify-cache` does with a store alone."""
+    began = time.perf_counter()
+    findings = verify_metadata(path)
+    metadata_seconds = time.perf_counter() - began
+    plan = CacheReader(path).plan
+    blocks = list(range(plan.num_blocks))
+    findings += map_and_add(
+        lambda block: verify_block(path, block, plan), blocks, [], workers=workers, description="verify", unit="blocks"
+    )
+    assert not findings, findings[0]
+    return {"metadata_seconds": metadata_seconds, "workers": workers}
+
+
+def print_figures(figures: dict[str, Any]) -> None:
+    """Markdown tables."""
+    plan = figures["plan"]
+    rows, blocks = plan["rows_per_view"], plan["rows_per_block"]
+    print(
+        f"{plan['views']:,} views, {plan['rows']:,} rows; a view: mean {rows['mean']:,.0f}, median {rows['p50']:,.0f}, "
+        f"p90 {rows['p90']:,.0f}, p99 {rows['p99']:,.0f}. {plan['blocks']} blocks of {blocks['min']:,} to "
+        f"{blocks['max']:,} rows, mean {blocks['mean']:,.0f}. make_plan {plan['make_plan_seconds']:.3f} s, "
+        f"{plan['peak_mb']:.0f} MB (imports alone {figures['nothing']['peak_mb']:.0f} MB).\n"
+    )
+    print("| preset | GB |\n|---|---:|")
+    for preset, size in RAW_ROW_BYTES.items():
+        print(f"| {preset}, before compression | {size * plan['rows'] / 1e9:.1f} |")
+    for preset, (low, high) in STORED_ROW_BYTES.items():
+        print(f"| {preset} | {low * plan['rows'] / 1e9:.1f} to {high * plan['rows'] / 1e9:.1f} |")
+    stores = {name: figures[name] for name in ("small", "shape", "bytes")}
+    print("\n| | " + " | ".join(f"`{name}`" for name in stores) + " |\n|---" + "|---:" * len(stores) + "|")
+    for label, text in STORE_ROWS.items():
+        print(f"| {label} | " + " | ".join(text(store) for store in stores.values()) + " |")
+    print("\n| stage | " + " | ".join(f"`{name}`, MB" for name in stores) + " |\n|---" + "|---:" * len(stores) + "|")
+    for name in ("write", "open", "check_at_start", "first_reads", "warm_reads", "verify"):
+        print(f"| {name} | " + " | ".join(f"{store[name]['peak_mb']:,.0f}" for store in stores.values()) + " |")
+    print()
+    print_prediction(plan, stores["bytes"])
+
+
+def _rate(store: dict[str, Any], name: str, amount: str, seconds: str) -> float:
+    return store["write"][amount] / store[name][seconds] / 1e6
+
+
+STORE_ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "views": lambda store: f"{store['write']['views']:,}",
+    "blocks": lambda store: f"{store['write']['blocks']:,}",
+    "objects (files)": lambda store: f"{store['write']['objects']:,}",
+    "codes before compression, GB": lambda store: f"{store['write']['code_bytes'] / 1e9:.2f}",
+    "on disk, GB": lambda store: f"{store['write']['disk_bytes'] / 1e9:.2f}",
+    "bytes a row": lambda store: f"{store['write']['disk_bytes'] / store['write']['rows']:.1f}",
+    "laying out, s": lambda store: f"{store['write']['layout_seconds']:.2f}",
+    "writing, s": lambda store: f"{store['write']['write_seconds']:.1f}",
+    "writing, MB of codes a second": lambda store: f"{_rate(store, 'write', 'code_bytes', 'write_seconds'):.0f}",
+    "writing, MB on disk a second": lambda store: f"{_rate(store, 'write', 'disk_bytes', 'write_seconds'):.0f}",
+    "opening: first of a process, ms": lambda store: f"{store['open']['first_ms']:.1f}",
+    "opening again, ms": lambda store: f"{store['open']['again_ms']:.2f}",
+    "plan, ms": lambda store: f"{store['open']['plan_ms']:.1f}",
+    "first record, ms": lambda store: f"{store['open']['first_record_ms']:.1f}",
+    "checks at a student's start, s": lambda store: f"{store['check_at_start']['seconds']:.2f}",
+    "record from disk: median / p90, ms": lambda store: _spread(store["first_reads"]),
+    "record warm: median / p90, ms": lambda store: _spread(store["warm_reads"]),
+    "rows read a second, warm": lambda store: f"{store['warm_reads']['rows_per_second'] / 1e6:.1f} M",
+    "verify, s": lambda store: f"{store['verify']['seconds']:.1f}",
+    "of it metadata, s": lambda store: f"{store['verify']['metadata_seconds']:.2f}",
+    "verify, MB on disk a second": lambda store: f"{_rate(store, 'verify', 'disk_bytes', 'seconds'):.0f}",
+}
+
+
+def _spread(reads: dict[str, Any]) -> str:
+    return f"{reads['median_ms']:.1f} / {reads['p90_ms']:.1f}"
+
+
+def print_prediction(plan: dict[str, Any], store: dict[str, Any]) -> None:
+    """A capture on GPUs, from assumed teacher rates and what was measured here."""
+    rows = plan["rows_per_view"]["mean"]
+    disk_bytes = store["write"]["disk_bytes"] / store["write"]["rows"]
+    core_seconds = store["write"]["write_core_seconds"] / store["write"]["rows"]
+    print("| GPUs | views/s a GPU (assumed) | capture, min | MB/s to disk | cores that write | cores that load |")
+    print("|---:|---:|---:|---:|---:|---:|")
+    for gpus in ASSUMED_GPUS:
+        for rate in ASSUMED_RATES:
+            views = gpus * rate
+            print(
+                f"| {gpus} | {rate} | {plan['views'] / views / 60:.1f} | {views * rows * disk_bytes / 1e6:,.0f} | "
+                f"{views * rows * core_seconds:.1f} | {views * OBJECTS_PER_PATCH * OBJECT_SECONDS:.0f} |"
+            )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scale",
+        description="Plan, write, open, read and verify a store of DOTA train's shape.",
+    )
+    parser.add_argument(
+        "--patches", type=positive_int, default=DOTA_PATCHES, help="patches of four views (default: DOTA)"
+    )
+    parser.add_argument(
+        "--mean-rows",
+        type=positive_int,
+        default=SAMPLE_MEAN,
+        help=f"rows a view that the drawn counts are scaled to (default: {SAMPLE_MEAN}, the sample's; DOTA train's "
+        f"estimate: {TRAIN_MEAN})",
+    )
+    parser.add_argument(
+        "--period", type=positive_int, default=256, help="distinct rows of the large store (default: 256)"
+    )
+    parser.add_argument(
+        "--byte-blocks", type=positive_int, default=8, help="blocks of the store of real bytes (default: 8)"
+    )
+    parser.add_argument("--reads", type=positive_int, default=400, help="records read in a random order (default: 400)")
+    parser.add_argument("--workers", type=positive_int, default=available_cores(), help="threads that verify")
+    parser.add_argument("--folder", help="where the stores are written (default: the system's temporary folder)")
+    parser.add_argument("--keep", action="store_true", help="leave the stores there")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, make_parser()))
