@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,6 +71,11 @@ class CocoImageDataset(CocoDataset):
     def parse_data_info(self, raw_data_info: dict[str, Any]) -> dict[str, Any]:
         """mmdet's entry of an image, with the file of its labels."""
         return {**super().parse_data_info(raw_data_info), "label_path": self.ann_file}
+
+    @staticmethod
+    def kept_objects(options: Mapping[str, Any]) -> dict[str, Any]:
+        """Which labelled objects a dataset keeps, as the manifest states it: by mmdet's rule, without options."""
+        return {}
 
     def label_digest(self, info: dict[str, Any]) -> bytes:
         """SHA-256 of what training reads of an image's annotations: its size, and class, box and crowd of its objects.

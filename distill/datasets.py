@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ class DotaPatchDataset(BaseDetDataset):
                 {"img_id": image_id, "img_path": str(path), "label_path": str(label_path), "instances": instances}
             )
         return entries
+
+    @staticmethod
+    def kept_objects(options: Mapping[str, Any]) -> dict[str, Any]:
+        """Which labelled objects a dataset of these options keeps, as the manifest states it."""
+        return {"min_side": float(options.get("min_side", 2.0))}
 
     def label_digest(self, info: dict[str, Any]) -> bytes:
         """SHA-256 of the labels of one image, `info` being its entry: the bytes of its label file."""

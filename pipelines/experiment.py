@@ -119,7 +119,7 @@ def describe_student(config: Config) -> dict[str, Any]:
     Raises:
         ValueError: a training pipeline whose views cannot be enumerated.
     """
-    preprocessor = config.model.data_preprocessor
+    preprocessor, dataset = config.model.data_preprocessor, config.train_dataloader.dataset
     transforms = [step for step in view_pipeline(config) if step["type"] != "RandomViewFlip"]
     sections = {
         "head": {"classes": list(config.classes), **build_adapter(config).describe()},
@@ -129,7 +129,7 @@ def describe_student(config: Config) -> dict[str, Any]:
             "std": list(preprocessor.std),
             "bgr_to_rgb": bool(preprocessor.bgr_to_rgb),
             "pad_size_divisor": int(preprocessor.pad_size_divisor),
-            "min_side": float(config.train_dataloader.dataset.get("min_side", 2.0)),
+            **DATASETS.get(dataset.type).kept_objects(dataset),
             "transforms": transforms,
         },
         "region": describe_region(**config.region),

@@ -73,13 +73,13 @@ def load(path: Path, **options: Any) -> CocoImageDataset:
 
 def entries(path: Path, **options: Any) -> dict[str, dict[str, Any]]:
     dataset = load(path, **options)
-    return {dataset.patch_id(info): info for info in map(dataset.get_data_info, range(len(dataset)))}
+    return {str(info["img_id"]): info for info in map(dataset.get_data_info, range(len(dataset)))}
 
 
 def digests(path: Path, **options: Any) -> dict[str, bytes]:
     dataset = load(path, **options)
     infos = map(dataset.get_data_info, range(len(dataset)))
-    return {dataset.patch_id(info): dataset.label_digest(info) for info in infos}
+    return {str(info["img_id"]): dataset.label_digest(info) for info in infos}
 
 
 @pytest.fixture

@@ -29,6 +29,6 @@ def test_name_and_label_digest_of_a_patch(tmp_path: Path) -> None:
         pipeline=[],
     )
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
-    assert [dataset.patch_id(info) for info in infos] == ["a", "b"]
+    assert [info["img_id"] for info in infos] == ["a", "b"]
     contents = [hashlib.sha256(text.encode()).digest() for text in ("", LABEL)]
     assert [dataset.label_digest(info) for info in infos] == contents
