@@ -12,3 +12,6 @@ with redirect_stdout(sys.stderr), warnings.catch_warnings():
     import mmdet.datasets  # noqa: F401
     import mmrotate.datasets
     import mmrotate.models  # noqa: F401
+
+# mmdet's own GFL head asks for it at every start.
+warnings.filterwarnings("ignore", message="DeprecationWarning: `num_anchors` is deprecated")
