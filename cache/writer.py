@@ -17,19 +17,20 @@ import zarr
 
 from cache.layout import (
     ERROR_COLUMNS,
+    StoreSizes,
     array_of,
-    array_specs,
     block_digest,
     block_keys,
     create_arrays,
+    manifest_specs,
     names_of,
     open_root,
+    require_arrays,
     rows_in_block,
     sync_to_disk,
 )
 from cache.manifest import Manifest, require_equal
 from cache.plan import Plan
-from cache.quantize import codecs_of
 
 # A resumed capture must make the same bytes: nothing in the manifest may differ.
 ALL_SECTIONS = (
@@ -97,6 +98,7 @@ class CacheWriter:
                 cure="Give another CACHE= path, or move this cache away.",
                 sections=ALL_SECTIONS,
             )
+            require_arrays(self.path, manifest)
             if self._lock is None:
                 self._lock = _lock_blocks(self.path, blocks)
         except BaseException:
@@ -169,8 +171,7 @@ def _create_store(path: Path, manifest: Manifest, plan: Plan, blocks: range) -> 
     Returns the lock on the blocks, taken before anyone else can see the store; None where another process has made a
     store there meanwhile.
     """
-    head, codec = manifest["head"], manifest["codec"]
-    specs = array_specs(plan, codecs_of(codec), len(head["classes"]), (len(head["box_parameters"]), head["num_bins"]))
+    specs = list(manifest_specs(StoreSizes.of_plan(plan), manifest).values())
     draft = path.with_name(f".{path.name}.draft")
     with _draft_lock(draft, path) as is_ours:
         if not is_ours:
