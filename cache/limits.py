@@ -132,6 +132,44 @@ def require_manifest(path: Path, manifest: Manifest) -> None:
         codecs_of(manifest["codec"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cache {path}: codec in the manifest is unusable ({error}). {_cure(path)}") from None
+    _require_grid(path, head)
+    _require_texts(path, manifest)
+
+
+def _require_grid(path: Path, head: Mapping[str, Any]) -> None:
+    """The numbers that anchors and pictures are computed from, where the head has such."""
+    grid = head.get("grid") or {}
+    if not isinstance(grid, dict):
+        _refuse(path, "head.grid", grid, "an object")
+    for name in ("strides", "ratios", "scales"):
+        numbers = grid.get(name, [1])
+        least = 1 if name == "strides" else 1e-3
+        if not (_are_numbers(numbers, least, MAX_SIDE) and 1 <= len(numbers) <= MAX_LEVELS):
+            _refuse(path, f"head.grid.{name}", numbers, f"1 to {MAX_LEVELS} numbers from {least} to {MAX_SIDE}")
+    if "bin_ranges" in head:
+        ranges = head["bin_ranges"]
+        is_right = isinstance(ranges, list) and len(ranges) == len(head["box_parameters"])
+        if not (is_right and all(_are_numbers(ends, -1e6, 1e6) and len(ends) == 2 for ends in ranges)):
+            _refuse(path, "head.bin_ranges", ranges, "two numbers for every box parameter")
+
+
+def _are_numbers(values: Any, least: float, most: float) -> bool:
+    return isinstance(values, list) and all(type(value) in (int, float) and least <= value <= most for value in values)
+
+
+def _require_texts(path: Path, manifest: Manifest) -> None:
+    """No text of a manifest may steer the terminal or reverse what is read there."""
+    level: list[Any] = [manifest]
+    while level:
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += [*value, *value.values()]
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str) and not value.isprintable() and not "".join(value.split()).isprintable():
+                raise ValueError(f"cache {path}: the manifest holds control characters: {value[:80]!a}. {_cure(path)}")
+        level = inner
 
 
 def require_array(path: Path, name: str, expected: Mapping[str, Any], document: Mapping[str, Any]) -> None:

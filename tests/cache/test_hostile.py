@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
 import resource
 import shutil
@@ -43,6 +44,16 @@ RECORD_AXES = {"prior_index": 2, "weight": 2, "cls_logits": 3, "box_logits": 4, 
 NAMES = ArrayNames(assigned=False)
 HUGE = 10**15
 
+# Events of the interpreter that say that something is run.
+RUNS = {
+    "pickle.find_class",
+    "marshal.loads",
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "ctypes.dlopen",
+}
 # No store but memory that is really taken.
 CONTROL = "control"
 
@@ -239,6 +250,14 @@ CASES: dict[str, Hostile] = {
     "codec-object": Hostile(manifest(codec__weight__dtype="object"), "codec in the manifest is unusable"),
     "codec-text-scale": Hostile(manifest(codec__cls_logits__scale_factor="1"), "codec in the manifest is unusable"),
     "codec-extra-field": Hostile(manifest(codec__weight__hook="os.system"), "codec in the manifest is unusable"),
+    "stride-zero": Hostile(manifest(head__grid={"strides": [0], "ratios": [1], "scales": [1]}), "head.grid.strides is"),
+    "strides-100000": Hostile(manifest(head__grid={"strides": [8] * 100_000}), "head.grid.strides is"),
+    "grid-no-object": Hostile(manifest(head__grid="retina"), "head.grid is .retina., an object needed"),
+    "ratio-infinite": Hostile(manifest(head__grid={"ratios": [float("inf")]}), "head.grid.ratios is"),
+    "bins-of-text": Hostile(manifest(head__bin_ranges=["0:9"] * 5), "head.bin_ranges is"),
+    "manifest-steers-the-terminal": Hostile(manifest(codec__preset="\x1b[2Jgood"), "holds control characters: '.x1b"),
+    "manifest-key-steers-the-terminal": Hostile(manifest(**{"region__\x9b2J": 1}), "holds control characters: '.x9b"),
+    "manifest-right-to-left": Hostile(manifest(teacher__model={"a": ["\u202e"]}), "holds control characters: '.u202e"),
     # Metadata of arrays.
     "rows-huge": Hostile(rows_of_all(HUGE // 4096 * 4096), "prior_index: shape is .*, two sizes needed"),
     "rows-of-a-block-of-100-GB": Hostile(
@@ -422,13 +441,20 @@ def test_a_hostile_store_is_refused(outcomes, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_nothing_of_it_is_run(outcomes, name: str) -> None:
+    """Unpickling, starting processes and loading libraries are seen by the interpreter's audit."""
+    assert outcomes[name]["audit"] == []
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_no_memory_is_taken_for_it(outcomes, name: str) -> None:
     assert outcomes[name]["growth"] < ALLOWED_GROWTH
 
 
-def test_memory_that_is_taken_is_seen(outcomes) -> None:
-    """Else the test above would prove nothing."""
+def test_what_no_store_may_do_is_seen(outcomes) -> None:
+    """Else the two tests above would prove nothing."""
     assert outcomes[CONTROL]["growth"] > ALLOWED_GROWTH
+    assert outcomes[CONTROL]["audit"] == ["pickle.find_class"]
 
 
 def test_ids_that_no_file_can_have_are_refused_when_planned() -> None:
@@ -485,7 +511,8 @@ def verify_all(store: Path) -> None:
 def take_memory(store: Path) -> None:
     """What no store may make its reader do."""
     assert not store.exists()
-    np.ones(ALLOWED_GROWTH + 1, np.uint8).sum()
+    pickle.loads(pickle.dumps(take_memory))
+    np.ones(2 * ALLOWED_GROWTH, np.uint8).sum()
 
 
 def outcome_of(function: Callable[[Path], None], store: Path) -> str:
@@ -506,13 +533,16 @@ def memory(field: str) -> int:
 
 def child(folder: Path, names: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_LIMIT, ADDRESS_LIMIT))
+    audited: list[str] = []
+    sys.addaudithook(lambda event, _: audited.append(event) if event in RUNS else None)
     outcomes = {}
     for name in names:
+        audited.clear()
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = memory("VmRSS")
         functions = {"control": take_memory} if name == CONTROL else {"read": read_all, "verify": verify_all}
         outcomes[name] = {what: outcome_of(function, folder / name) for what, function in functions.items()}
-        outcomes[name]["growth"] = memory("VmHWM") - before
+        outcomes[name] |= {"growth": memory("VmHWM") - before, "audit": list(audited)}
     print(json.dumps(outcomes))
 
 
