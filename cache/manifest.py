@@ -101,7 +101,7 @@ def require_equal(
     tolerated = []
     for section in sections:
         for field, ours, theirs in differences(wanted.get(section), stored.get(section), section):
-            text = f"{place}: {field} is {_short(theirs)} in the cache but {_short(ours)} here"
+            text = f"{place}: {field} is {shown(theirs)} in the cache but {shown(ours)} here"
             if not is_allowed(field, allowed):
                 raise ManifestMismatch(f"{text}. {cure}")
             tolerated.append(text)
@@ -127,6 +127,6 @@ def array_digest(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _short(value: Any, limit: int = 160) -> str:
+def shown(value: Any, limit: int = 160) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= limit else f"{text[:limit]}…"

@@ -124,7 +124,7 @@ def make_plan(patches: Sequence[PlannedPatch], flips: Sequence[str], *, views_pe
     block with the fewest rows that has room: the layout depends on nothing but the counts and the ids.
 
     Raises:
-        ValueError: no patch, the same id twice, or a flip that is unknown or named twice.
+        ValueError: no patch, the same id twice or one that is no file name, or a flip that is unknown or named twice.
     """
     if not patches:
         raise ValueError("the plan has no patch: the training set is empty")
@@ -136,6 +136,7 @@ def make_plan(patches: Sequence[PlannedPatch], flips: Sequence[str], *, views_pe
         if left.patch_id == right.patch_id:
             raise ValueError(f"two patches share the id {left.patch_id!r}; ids must be unique")
 
+    require_patch_ids([patch.patch_id for patch in patches], "the training set")
     counts = np.stack([patch.level_counts for patch in patches]).astype(np.uint32)  # (P, F, L)
     patch_block = _balance(counts.sum(axis=(1, 2), dtype=np.int64), max(1, views_per_block // len(codes)))
     level_counts = counts.reshape(-1, counts.shape[-1])
@@ -160,6 +161,27 @@ def make_plan(patches: Sequence[PlannedPatch], flips: Sequence[str], *, views_pe
         assigned_start=assigned_start,
         assigned_stop=assigned_stop,
     )
+
+
+def require_patch_ids(patch_ids: Sequence[str], place: str) -> None:
+    """Refuse patch ids that could lead a path elsewhere or write to a terminal.
+
+    Raises:
+        ValueError: naming the place and the first such id.
+    """
+    # One look at all of them: nearly always there is nothing to find.
+    if _is_file_name("_".join(patch_ids)) and not {"", ".", ".."} & set(patch_ids):
+        return
+    for patch_id in patch_ids:
+        if not _is_file_name(patch_id):
+            raise ValueError(
+                f"{place}: patch id {patch_id!a} is no file name: printable text without / and \\ is needed. "
+                "Rename its files"
+            )
+
+
+def _is_file_name(text: str) -> bool:
+    return text.isprintable() and not {"/", "\\"} & set(text) and text not in ("", ".", "..")
 
 
 def _balance(rows: np.ndarray, patches_per_block: int) -> np.ndarray:

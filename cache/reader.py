@@ -15,7 +15,20 @@ from typing import Any, cast
 
 import numpy as np
 
-from cache.layout import ASSIGNED_FIELDS, array_of, names_of, open_root, read_plan
+from cache.layout import (
+    ASSIGNED_FIELDS,
+    ArraySpec,
+    StoreSizes,
+    array_of,
+    manifest_specs,
+    names_of,
+    open_root,
+    read_plan,
+    require_arrays,
+    require_block_objects,
+    require_commits,
+    require_rows,
+)
 from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import codecs_of
@@ -84,11 +97,16 @@ class CacheReader:
         return read_plan(self._root)
 
     @cached_property
+    def _specs(self) -> dict[str, ArraySpec]:
+        return manifest_specs(StoreSizes.of_plan(self.plan), self.manifest)
+
+    @cached_property
     def _patch_position(self) -> dict[str, int]:
         return {patch_id: position for position, patch_id in enumerate(self.plan.patch_ids)}
 
     def missing_blocks(self) -> list[int]:
         """Blocks without a commit; none in a complete cache."""
+        require_commits(self.location, require_arrays(self.location, self.manifest)["committed"])
         committed = np.asarray(array_of(self._root, "committed")[...])
         return [int(block) for block in np.flatnonzero(~committed.any(axis=1))]
 
@@ -187,6 +205,10 @@ class CacheReader:
         if not self._arrays:
             self._arrays = _open_arrays(self.location, names_of(self._root).record)
         rows = {name: self._rows(name, view_index) for name in self._arrays}
+        for name in self._arrays:
+            # TensorStore stops a zstd chunk at its shape, but gives blosc what the chunk asks for.
+            if self._specs[name].byte_shuffle:
+                require_rows(self.location, self._specs[name], block, rows[name])
         return _PendingRecord(
             view_index,
             {
@@ -237,6 +259,7 @@ class CacheReader:
     def _require_committed(self, block: int) -> None:
         if block in self._committed:
             return
+        require_block_objects(self.location, self._specs, block)
         if not np.asarray(array_of(self._root, "committed")[block]).any():
             raise ValueError(
                 f"cache {self.path}: block {block} was never captured. "

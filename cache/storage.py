@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -95,6 +96,19 @@ class Location(ABC):
     def url(self, key: str) -> str:
         """How users name an object."""
 
+    @abstractmethod
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Parts of an object, each given by its first byte and its length; shorter where the object ends.
+
+        Raises:
+            FileNotFoundError, StorageError: as `read`.
+        """
+
+    def problem(self, key: str, limit: int) -> str | None:
+        """Why an object must not be opened: larger than `limit` bytes, say; None where it may be, or is absent."""
+        size = self.size(key)
+        return None if size is None or size <= limit else f"has {size:,} bytes; at most {limit:,} are possible"
+
     def has(self, key: str) -> bool:
         return self.size(key) is not None
 
@@ -131,6 +145,31 @@ class Folder(Location):
 
     def read(self, key: str) -> bytes:
         return (self.path / key).read_bytes()
+
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        descriptor = os.open(f"{self.path}/{key}", os.O_RDONLY)
+        try:
+            return [os.pread(descriptor, length, start) for start, length in ranges]
+        finally:
+            os.close(descriptor)
+
+    def problem(self, key: str, limit: int) -> str | None:
+        """A link could name any file of the machine, a pipe never ends, and a file of holes claims any size."""
+        # Every folder on the way as well: texts, because paths would take most of the time of opening a store.
+        root, end = str(self.path), 0
+        while end < len(key):
+            end = key.find("/", end + 1) % (len(key) + 1)
+            try:
+                status = os.lstat(f"{root}/{key[:end]}")
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            if stat.S_ISLNK(status.st_mode):
+                return f"{key[:end]} is a symbolic link; a store holds plain files"
+        if not stat.S_ISREG(status.st_mode):
+            return "is no plain file"
+        if status.st_size > limit:
+            return f"has {status.st_size:,} bytes; at most {limit:,} are possible"
+        return None
 
     def size(self, key: str) -> int | None:
         file = self.path / key
@@ -182,6 +221,10 @@ class Memory(Location):
         if key not in self._objects:
             raise FileNotFoundError(key)
         return self._objects[key].to_bytes()
+
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        data = self.read(key)
+        return [data[start : start + length] for start, length in ranges]
 
     def size(self, key: str) -> int | None:
         return len(self._objects[key]) if key in self._objects else None
@@ -265,6 +308,14 @@ class Bucket(Location):
     def read(self, key: str) -> bytes:
         with _s3_errors(f"{self.url(key)} cannot be read"):
             return _retried(lambda: bytes(obstore.get(self.client, key).bytes()))
+
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        if not ranges:
+            return []
+        starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
+        with _s3_errors(f"{self.url(key)} cannot be read"):
+            parts = _retried(lambda: obstore.get_ranges(self.client, key, starts=starts, lengths=lengths))
+            return [bytes(part) for part in parts]
 
     def size(self, key: str) -> int | None:
         try:

@@ -19,6 +19,7 @@ import numcodecs.zstd  # type: ignore[import-untyped]
 import numpy as np
 import zarr
 
+from cache.frames import content_bytes, largest_encoded
 from cache.grid import AnchorGrid
 from cache.layout import (
     ASSIGNED_FIELDS,
@@ -27,16 +28,23 @@ from cache.layout import (
     POISON_INDEX,
     RECORD_FIELDS,
     ArrayNames,
+    ArraySpec,
+    StoreSizes,
     array_of,
     block_digest,
     block_keys,
     commit_key,
     document_digest,
+    manifest_specs,
     names_of,
+    object_key,
     open_root,
     plan_chunk_keys,
     read_plan,
+    require_arrays,
+    require_block_objects,
     require_created,
+    require_rows,
     rows_in_block,
 )
 from cache.manifest import Manifest, first_difference
@@ -75,6 +83,11 @@ def verify_metadata(path: Place) -> list[Finding]:
         # How many blocks there are, and what they hold, nobody can tell before this is repaired.
         return damage
     root = open_root(path)
+    try:
+        require_arrays(path, _manifest(root))
+    except ValueError as error:
+        # Digests that agree with such metadata are no damage: nothing is opened that they describe.
+        return [Finding("zarr.json", str(error), _metadata_cure(path))]
     return _manifest_findings(path, root) + _unwritten_findings(path, _manifest(root)) + _surplus_findings(path, root)
 
 
@@ -100,7 +113,13 @@ def verify_documents(path: Place) -> list[Finding]:
     for position, key in enumerate(keys):
         if not path.has(key):
             findings.append(Finding(key, "absent", cure))
-        elif document_digest(path, key) != stored[32 * position : 32 * position + 32]:
+            continue
+        try:
+            digest = document_digest(path, key)
+        except ValueError as error:
+            findings.append(Finding(key, str(error), cure))
+            continue
+        if digest != stored[32 * position : 32 * position + 32]:
             findings += list(_plan_chunk_findings(path, key)) or [
                 Finding(key, "its bytes are not those that were written", cure)
             ]
@@ -128,8 +147,13 @@ def verify_block(path: Place, block: int, plan: Plan | None = None) -> list[Find
         return [_uncaptured(path, key, f"holds zeros: block {block} was never captured")]
     root = open_root(path)
     plan = read_plan(root) if plan is None else plan
-    intact = block_digest(path, root, block) == commit
-    problems = _row_problems(root, block, plan) if intact else _object_problems(path, root, block, plan)
+    specs = manifest_specs(StoreSizes.of_plan(plan), _manifest(root))
+    # What is too large, or no file, is not even hashed.
+    problems = list(_impossible_objects(path, specs, block))
+    if not problems and block_digest(path, root, block) == commit:
+        problems = _frame_problems(path, specs, block, plan) or _row_problems(root, block, plan)
+    elif not problems:
+        problems = _object_problems(path, root, block, plan)
     return [Finding(culprit, problem, recapture) for culprit, problem in problems]
 
 
@@ -158,11 +182,17 @@ def _chunk_bytes(location: Location, key: str, *sizes: int) -> bytes:
     Raises:
         ValueError: absent, a wrong checksum, or a content of another size.
     """
+    problem = location.problem(key, largest_encoded(max(sizes)))
+    if problem is not None:
+        raise ValueError(problem)
     if not location.has(key):
         raise ValueError("absent")
     data = location.read(key)
     if not _checksum_holds(data):
         raise ValueError(f"its checksum fails ({len(data)} bytes)")
+    said = content_bytes(data, is_blosc=False)
+    if said not in sizes:
+        raise ValueError(f"says that it holds {said} bytes, {' or '.join(map(str, sizes))} expected")
     try:
         content = bytes(numcodecs.zstd.decompress(data[:-4]))
     except Exception as error:
@@ -294,9 +324,31 @@ def _surplus_findings(path: Location, root: zarr.Group) -> list[Finding]:
     return [_surplus(path, key) for key in sorted(path.sizes()) if not belongs(key)]
 
 
+def _impossible_objects(path: Location, specs: Mapping[str, ArraySpec], block: int) -> Iterator[tuple[str, str]]:
+    """Objects of a block that no capture could have written."""
+    for spec in specs.values():
+        if spec.dimensions[0] == "block":
+            key = object_key(spec, block)
+            problem = path.problem(key, spec.largest_object)
+            if problem is not None:
+                yield key, problem
+
+
+def _frame_problems(path: Location, specs: Mapping[str, ArraySpec], block: int, plan: Plan) -> list[tuple[str, str]]:
+    """Objects of an intact block whose chunks would decompress to another size than planned."""
+    problems = []
+    for name in (name for name in RECORD_FIELDS + ASSIGNED_FIELDS if name in specs):
+        try:
+            require_rows(path, specs[name], block, slice(0, rows_in_block(plan, name, block)))
+        except ValueError as error:
+            problems.append((object_key(specs[name], block), str(error)))
+    return problems
+
+
 def _object_problems(path: Location, root: zarr.Group, block: int, plan: Plan) -> list[tuple[str, str]]:
     """Which objects of a block explain that its digest is wrong."""
     problems = []
+    specs = manifest_specs(StoreSizes.of_plan(plan), _manifest(root))
     for name, key in zip(names_of(root).block, block_keys(root, block), strict=True):
         rows = rows_in_block(plan, name, block)
         expected = rows > 0 or name == "capture_error"
@@ -307,6 +359,7 @@ def _object_problems(path: Location, root: zarr.Group, block: int, plan: Plan) -
             problems.append((key, f"does not belong there: block {block} has no rows"))
         else:
             try:
+                require_rows(path, specs[name], block, slice(0, max(1, rows)))
                 # Every byte of an object is under a checksum: that of an inner chunk, or of the shard's index.
                 np.asarray(array_of(root, name)[block, : None if name == "capture_error" else rows])
             except StorageError:
@@ -447,11 +500,15 @@ def block_statistics(path: Place, block: int, plan: Plan | None = None) -> Block
     root = open_root(path)
     plan = read_plan(root) if plan is None else plan
     manifest = _manifest(root)
+    specs = manifest_specs(StoreSizes.of_plan(plan), manifest)
     views = plan.views_of_block(block)
     rows = int(plan.rows_per_block[block])
     counters = {name: _FieldCounter(name, manifest) for name in RECORD_FIELDS}
     sizes = {}
     try:
+        require_block_objects(path, specs, block)
+        for name in RECORD_FIELDS:
+            require_rows(path, specs[name], block, slice(0, rows))
         for name, key in zip(names_of(root).block, block_keys(root, block), strict=True):
             sizes[name] = {block: path.size(key) or 0}
         for name, counter in counters.items():

@@ -18,19 +18,20 @@ import zarr
 from cache.layout import (
     DOCUMENTS_CHUNK,
     ERROR_COLUMNS,
+    StoreSizes,
     array_of,
-    array_specs,
     block_digest,
     block_keys,
     commit_key,
     create_arrays,
+    manifest_specs,
     names_of,
     open_root,
+    require_arrays,
     rows_in_block,
 )
 from cache.manifest import Manifest, require_equal
 from cache.plan import Plan
-from cache.quantize import codecs_of
 from cache.storage import Bucket, Folder, Location, Memory, Place, locate
 
 # A resumed capture must make the same bytes: nothing in the manifest may differ.
@@ -120,6 +121,7 @@ class CacheWriter:
             open_root(path)
             self.root = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
             _require_same_capture(manifest, self.root, self.location)
+            require_arrays(self.location, manifest)
             if self._lock is None and not locked_elsewhere:
                 self._lock = _lock_blocks(path, blocks)
         except BaseException:
@@ -255,8 +257,7 @@ def _create_store(path: Path, manifest: Manifest, plan: Plan, blocks: range) -> 
 
 def _lay_out(location: Location, manifest: Manifest, plan: Plan) -> zarr.Group:
     """Metadata and plan of a new store."""
-    head, codec = manifest["head"], manifest["codec"]
-    specs = array_specs(plan, codecs_of(codec), len(head["classes"]), (len(head["box_parameters"]), head["num_bins"]))
+    specs = list(manifest_specs(StoreSizes.of_plan(plan), manifest).values())
     return create_arrays(location, manifest, plan, specs)
 
 

@@ -53,6 +53,8 @@ STYLE = {
     "grid.color": "#DDDDDD",
     "figure.dpi": 120,
     "savefig.bbox": "tight",
+    # A `$` in a name is no formula.
+    "text.parse_math": False,
 }
 
 

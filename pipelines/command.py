@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -68,9 +69,19 @@ def bytes_on_disk(place: Place) -> int:
     return sum(location.sizes().values())
 
 
+def printable(text: object) -> str:
+    """A text as a terminal may show it: control characters, which could move the cursor or forge lines, as escapes."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
+def plain_console(**options: Any) -> Console:
+    """A console that shows text as it is: `[red]` and `:smile:` of a file's name are no markup."""
+    return Console(markup=False, emoji=False, **options)
+
+
 def warn(message: str) -> None:
     """Say on standard error that something is left out or skipped."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(message)}", file=sys.stderr)
 
 
 @contextmanager
@@ -135,7 +146,7 @@ def _say(line: str) -> None:
 
 
 def _fail(message: str, status: int) -> int:
-    _say(f"error: {message}")
+    _say(f"error: {printable(message)}")
     return status
 
 

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config, DictAction
-from rich.console import Console
 from rich.table import Table
 
 from cache.layout import ERROR_COLUMNS, RECORD_FIELDS
@@ -36,7 +35,7 @@ from distill.teacher import FrozenTeacher
 from pipelines import cache_pictures
 from pipelines.blocks import map_and_add
 from pipelines.capture import measure_error
-from pipelines.command import available_cores, positive_int, run_command
+from pipelines.command import available_cores, plain_console, positive_int, printable, run_command
 from pipelines.evaluate import detector_config
 from pipelines.experiment import load_config, require_keys
 from pipelines.plan import PERCENTILES
@@ -213,7 +212,7 @@ def expensive_views(plan: Plan, statistics: BlockStatistics) -> list[dict[str, A
 
 def print_figures(figures: dict[str, Any]) -> None:
     """The figures as tables."""
-    console = Console()
+    console = plain_console()
     missing = figures["blocks"] - figures["blocks_captured"]
     console.print(
         f"{figures['cache']}: {figures['patches']:,} patches x {len(figures['flips'])} flips = {figures['views']:,} "
@@ -223,7 +222,7 @@ def print_figures(figures: dict[str, Any]) -> None:
     )
     sizes = _table("Size", "array", "MB", "bytes a row")
     for name, size in figures["arrays"].items():
-        sizes.add_row(name, f"{size['bytes'] / 1e6:,.3f}", f"{size['bytes_per_row']:.2f}")
+        sizes.add_row(printable(name), f"{size['bytes'] / 1e6:,.3f}", f"{size['bytes_per_row']:.2f}")
     sizes.add_row("total", f"{figures['bytes'] / 1e6:,.3f}", f"{figures['bytes_per_row']:.2f}", style="bold")
     console.print(sizes)
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config, DictAction
-from rich.console import Console
 
 from cache.manifest import first_difference
 from cache.quantize import LOGIT_FIELDS, FieldCodec
@@ -30,7 +29,7 @@ from cache.writer import require_idle
 from distill.audit import compare_record, repeat_tolerance
 from pipelines.blocks import map_and_add
 from pipelines.capture import Capture, PatchLogits, add_teacher_arguments, describe_numeric, load_teacher
-from pipelines.command import available_cores, positive_int, progress, run_command
+from pipelines.command import available_cores, plain_console, positive_int, printable, progress, run_command
 from pipelines.experiment import describe_assignment, describe_student, load_config, require_keys, training_set
 
 
@@ -266,7 +265,7 @@ def show(report: Report, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"ok": not report.findings, **asdict(report)}, indent=2))
         return
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console(soft_wrap=True, highlight=False)
     if report.store:
         store = report.store
         console.print(
@@ -284,11 +283,11 @@ def show(report: Report, *, as_json: bool) -> None:
         )
         console.print(f"teacher: {teacher['views']} views, {teacher['rows']:,} rows; largest error: {errors}")
     for note in report.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {printable(note)}")
     for skipped in report.skipped:
-        console.print(f"not checked: {skipped}")
+        console.print(f"not checked: {printable(skipped)}")
     for finding in report.findings:
-        console.print(f"wrong: {finding}")
+        console.print(f"wrong: {printable(finding)}")
     count = len(report.findings)
     console.print(f"{report.cache}: {f'{count} finding{"s" if count > 1 else ""}' if count else 'nothing is wrong'}")
 

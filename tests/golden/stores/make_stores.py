@@ -62,18 +62,9 @@ def capture(name: str, folder: Path, store: Path) -> None:
     teacher = MODELS.build(load_config(folder / "teacher.py").model)
     teacher.init_weights()
     torch.save({"state_dict": teacher.state_dict()}, folder / "teacher.pth")
-    options = [
-        "--config",
-        str(folder / "student.py"),
-        "--cache",
-        str(store),
-        "--loaders",
-        "0",
-        "--views-per-block",
-        "4",
-    ]
-    arguments: argparse.Namespace = cache_teacher.make_parser().parse_args(options)
-    cache_teacher.main(arguments)
+    where = ["--config", str(folder / "student.py"), "--cache", str(store)]
+    options = ["--loaders", "0", "--views-per-block", "4"]
+    cache_teacher.main(cache_teacher.make_parser().parse_args([*where, *options]))
 
 
 def write_dota_patches(folder: Path) -> None:

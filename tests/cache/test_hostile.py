@@ -1,0 +1,550 @@
+"""Stores made to harm their reader: each is refused with a reason, and no memory is taken for what it claims.
+
+The stores are made here; one child process under an address limit opens, reads and verifies all of them, and measures
+the memory that each has cost it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import google_crc32c
+import numcodecs.blosc
+import numcodecs.zstd
+import numpy as np
+import pytest
+import zarr
+
+from cache import frames, limits
+from cache.layout import ArrayNames, document_digest
+from cache.plan import PlannedPatch, make_plan
+from cache.reader import CacheReader
+from cache.verify import block_statistics, verify_block, verify_metadata
+from cache.view import FLIPS
+from tests.cache.store_tools import write_store
+from tests.conftest import REPOSITORY
+
+# TensorStore's threads reserve about 0.5 GB of it.
+ADDRESS_LIMIT = 2 << 30
+# What a child may take on top of what it has: TensorStore and zarr themselves take a few MB at first use.
+ALLOWED_GROWTH = 96 << 20
+RECORD_AXES = {"prior_index": 2, "weight": 2, "cls_logits": 3, "box_logits": 4, "capture_error": 2}
+NAMES = ArrayNames(assigned=False)
+HUGE = 10**15
+
+# Events of the interpreter that say that something is run.
+RUNS = {
+    "pickle.find_class",
+    "marshal.loads",
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "ctypes.dlopen",
+}
+# No store but memory that is really taken.
+CONTROL = "control"
+
+Edit = Callable[[Path], None]
+
+
+class Hostile(NamedTuple):
+    """What is done to a good store, what its reader says then, and what a check of it says (where that differs)."""
+
+    edit: Edit
+    read: str
+    verify: str | None = None
+
+
+def change_document(key: str, change: Callable[[dict[str, Any]], None]) -> Edit:
+    def edit(store: Path) -> None:
+        document = json.loads((store / key).read_text())
+        change(document)
+        (store / key).write_text(json.dumps(document))
+
+    return edit
+
+
+def manifest(**values: Any) -> Edit:
+    """Set fields of the manifest: section__field=value."""
+
+    def change(document: dict[str, Any]) -> None:
+        for name, value in values.items():
+            *sections, field = name.split("__")
+            place = document["attributes"]
+            for section in sections:
+                place = place[section]
+            place[field] = value
+
+    return change_document("zarr.json", change)
+
+
+def metadata(array: str, **fields: Any) -> Edit:
+    return change_document(f"{array}/zarr.json", lambda document: document.update(fields))
+
+
+def rows_of_all(rows: int) -> Edit:
+    """The same rows in every array of a block, as a layout of that size would have them."""
+
+    def edit(store: Path) -> None:
+        for name in ("prior_index", "weight", "cls_logits", "box_logits"):
+
+            def change(document: dict[str, Any]) -> None:
+                document["shape"][1] = document["chunk_grid"]["configuration"]["chunk_shape"][1] = rows
+                document["codecs"][0]["configuration"]["chunk_shape"][1] = 4096
+
+            change_document(f"{name}/zarr.json", change)(store)
+
+    return edit
+
+
+def views_of_all(views: int) -> Edit:
+    """As many views and patches, everywhere."""
+
+    def edit(store: Path) -> None:
+        manifest(plan__num_views=views, plan__num_patches=views)(store)
+        for name in NAMES.plan:
+
+            def change(document: dict[str, Any]) -> None:
+                document["shape"][0] = views
+                document["chunk_grid"]["configuration"]["chunk_shape"][0] = 65536
+
+            change_document(f"plan/{name}/zarr.json", change)(store)
+
+    return edit
+
+
+def codecs(array: str, *added: Any, inner: bool = False) -> Edit:
+    def change(document: dict[str, Any]) -> None:
+        target = document["codecs"][0]["configuration"]["codecs"] if inner else document["codecs"]
+        target[:0] = added
+
+    return change_document(f"{array}/zarr.json", change)
+
+
+def nested(key: str, depth: int) -> Edit:
+    """JSON that is well formed and as deep."""
+
+    def edit(store: Path) -> None:
+        text = (store / key).read_text()
+        head, brace, tail = text.partition("{")
+        (store / key).write_text(f'{head}{brace}"deep": {"[" * depth}{"]" * depth}, {tail}')
+
+    return edit
+
+
+def sparse(key: str, size: int) -> Edit:
+    """A file of holes, which takes no disk."""
+    return lambda store: os.truncate(store / key, size)
+
+
+def content(key: str, data: bytes) -> Edit:
+    def edit(store: Path) -> None:
+        assert (store / key).is_file()
+        (store / key).write_bytes(data)
+
+    return edit
+
+
+def plan_values(array: str, position: int | tuple[int, ...], value: int) -> Edit:
+    def edit(store: Path) -> None:
+        zarr.open_group(store, mode="r+")[f"plan/{array}"][position] = value
+
+    return edit
+
+
+def patch_id(text: bytes) -> Edit:
+    """The first id, which has 21 bytes, replaced."""
+    assert len(text) <= 21
+    padded = np.frombuffer(text.ljust(21, b"\0"), np.uint8)
+
+    def edit(store: Path) -> None:
+        zarr.open_group(store, mode="r+")["plan/patch_id"][0] = padded
+
+    return edit
+
+
+def moved_and_linked(key: str) -> Edit:
+    """The object, or a folder above it, lies elsewhere and a link points there."""
+
+    def edit(store: Path) -> None:
+        elsewhere = store.with_suffix(".elsewhere")
+        shutil.move(store / key, elsewhere)
+        (store / key).symlink_to(elsewhere)
+
+    return edit
+
+
+def pipe(key: str) -> Edit:
+    def edit(store: Path) -> None:
+        (store / key).unlink()
+        os.mkfifo(store / key)
+
+    return edit
+
+
+def checked(data: bytes) -> bytes:
+    return data + google_crc32c.value(data).to_bytes(4, "little")
+
+
+def zstd_bomb(*, declared: int | None, blocks: int = 40_000) -> bytes:
+    """A frame of 4 bytes for every 128 KiB of zeros: 5 GB."""
+    head = frames.ZSTD_MAGIC + (b"\0\x58" if declared is None else b"\xc0\x58" + struct.pack("<Q", declared))
+    block = (131072 << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
+    last = (131072 << 3 | 1 << 1 | 1).to_bytes(3, "little") + b"\0"
+    return checked(head + block * (blocks - 1) + last)
+
+
+def blosc_bomb() -> bytes:
+    """1.9 GB of zeros: blosc ends at 2 GB."""
+    return checked(numcodecs.blosc.compress(np.zeros(1900 << 20, np.uint8), b"zstd", 5, 1))
+
+
+def shard(chunk: bytes, *, offset: int = 0, size: int | None = None) -> bytes:
+    """A shard of one chunk, its index possibly a lie."""
+    return chunk + checked(struct.pack("<QQ", offset, len(chunk) if size is None else size))
+
+
+PATCH_ID = r"patch id .* is no file name"
+CASES: dict[str, Hostile] = {
+    # Documents.
+    "root-of-10-GB": Hostile(sparse("zarr.json", 10**10), "zarr.json has 10,000,000,000 bytes; at most 4,194,304"),
+    "array-document-of-10-GB": Hostile(sparse("weight/zarr.json", 10**10), "weight/zarr.json has 10,000,000,000 bytes"),
+    "root-nested-100000": Hostile(nested("zarr.json", 10**5), "zarr.json is no readable JSON"),
+    "root-nested-500": Hostile(nested("zarr.json", 500), "zarr.json is nested 501 deep, at most 32"),
+    "array-nested-100000": Hostile(nested("box_logits/zarr.json", 10**5), "box_logits/zarr.json is no readable JSON"),
+    "array-nested-500": Hostile(nested("box_logits/zarr.json", 500), "box_logits/zarr.json is nested 501 deep"),
+    "root-is-a-list": Hostile(content("zarr.json", b"[1, 2]"), r"zarr.json is no JSON object but \[1, 2\]"),
+    "root-is-no-text": Hostile(content("zarr.json", b"\xff\xfe\0"), "zarr.json is no readable JSON"),
+    "array-is-a-pickle": Hostile(content("weight/zarr.json", b"\x80\x04N."), "weight/zarr.json is no readable JSON"),
+    "consolidated": Hostile(
+        change_document("zarr.json", lambda document: document.update(consolidated_metadata={"metadata": {}})),
+        "zarr.json holds consolidated metadata",
+    ),
+    # Manifest.
+    "no-plan": Hostile(manifest(plan=None), "plan is null, an object needed"),
+    "views-negative": Hostile(manifest(plan__num_views=-4), "plan.num_views is -4"),
+    "views-true": Hostile(manifest(plan__num_views=True), "plan.num_views is true"),
+    "views-fraction": Hostile(manifest(plan__num_views=24.5), r"plan.num_views is 24\.5"),
+    "views-huge": Hostile(manifest(plan__num_views=10**300), "plan.num_views is 1000"),
+    "more-blocks-than-patches": Hostile(
+        manifest(plan__num_blocks=7), "plan.num_blocks is 7, a whole number from 1 to 6"
+    ),
+    "blocks-not-those-of-the-arrays": Hostile(manifest(plan__num_blocks=4), r"shape\[0\] is 3, 4 needed"),
+    "bins-huge": Hostile(manifest(head__num_bins=10**12), "head.num_bins is 1000000000000"),
+    "classes-no-list": Hostile(manifest(head__classes={"a": 1}), "head.classes is .*, a list of names needed"),
+    "classes-100000": Hostile(manifest(head__classes=["a"] * 100_000), "number of head.classes is 100000"),
+    "flips-of-another-kind": Hostile(manifest(views__flips=["none", "../x"]), "views.flips is"),
+    "codec-object": Hostile(manifest(codec__weight__dtype="object"), "codec in the manifest is unusable"),
+    "codec-text-scale": Hostile(manifest(codec__cls_logits__scale_factor="1"), "codec in the manifest is unusable"),
+    "codec-extra-field": Hostile(manifest(codec__weight__hook="os.system"), "codec in the manifest is unusable"),
+    "stride-zero": Hostile(manifest(head__grid={"strides": [0], "ratios": [1], "scales": [1]}), "head.grid.strides is"),
+    "strides-100000": Hostile(manifest(head__grid={"strides": [8] * 100_000}), "head.grid.strides is"),
+    "grid-no-object": Hostile(manifest(head__grid="retina"), "head.grid is .retina., an object needed"),
+    "ratio-infinite": Hostile(manifest(head__grid={"ratios": [float("inf")]}), "head.grid.ratios is"),
+    "bins-of-text": Hostile(manifest(head__bin_ranges=["0:9"] * 5), "head.bin_ranges is"),
+    "manifest-steers-the-terminal": Hostile(manifest(codec__preset="\x1b[2Jgood"), "holds control characters: '.x1b"),
+    "manifest-key-steers-the-terminal": Hostile(manifest(**{"region__\x9b2J": 1}), "holds control characters: '.x9b"),
+    "manifest-right-to-left": Hostile(manifest(teacher__model={"a": ["\u202e"]}), "holds control characters: '.u202e"),
+    # Metadata of arrays.
+    "rows-huge": Hostile(rows_of_all(HUGE // 4096 * 4096), "prior_index: shape is .*, two sizes needed"),
+    "rows-of-a-block-of-100-GB": Hostile(
+        rows_of_all(2**28), "a block of box_logits would take .* bytes, at most 4,294,967,296"
+    ),
+    "rows-of-one-array": Hostile(
+        change_document("weight/zarr.json", lambda document: document["shape"].__setitem__(1, HUGE)),
+        r"weight: shape\[1\] is 1000000000000000",
+    ),
+    "views-10-to-15": Hostile(views_of_all(HUGE), "the plan would take .* bytes, at most 1,073,741,824 allowed"),
+    "levels-huge": Hostile(metadata("plan/level_counts", shape=[24, HUGE]), "plan/level_counts: shape is"),
+    "id-width-huge": Hostile(metadata("plan/patch_id", shape=[6, HUGE]), "plan/patch_id: shape is"),
+    "chunk-of-100-TB": Hostile(
+        metadata("weight", chunk_grid={"name": "regular", "configuration": {"chunk_shape": [1, 5 * 10**13]}}),
+        "weight: chunk_grid",
+    ),
+    "rectilinear-chunks": Hostile(
+        metadata(
+            "weight",
+            chunk_grid={
+                "name": "rectilinear",
+                "configuration": {"kind": "inline", "chunk_shapes": [[[1, 10**12]], [[1, 10**12]]]},
+            },
+        ),
+        "weight: chunk_grid",
+    ),
+    "shape-no-list": Hostile(metadata("prior_index", shape={"0": 1}), "prior_index: shape is"),
+    "shape-true": Hostile(metadata("prior_index", shape=[3, True]), "prior_index: shape"),
+    "dtype-wider": Hostile(metadata("prior_index", data_type="uint64"), 'prior_index: data_type is "uint64"'),
+    "dtype-text": Hostile(metadata("plan/patch_id", data_type="string"), 'plan/patch_id: data_type is "string"'),
+    "dtype-bytes": Hostile(metadata("weight", data_type="variable_length_bytes"), "weight: data_type"),
+    "dtype-object": Hostile(
+        metadata("weight", data_type={"name": "object", "configuration": {"object_codec_id": "pickle"}}),
+        "weight: data_type",
+    ),
+    "dtype-long": Hostile(
+        metadata("weight", data_type={"name": "null_terminated_bytes", "configuration": {"length_bytes": HUGE}}),
+        "weight: data_type",
+    ),
+    "codec-pickle": Hostile(codecs("plan/block", {"name": "numcodecs.pickle"}), "plan/block: codecs"),
+    "codec-vlen": Hostile(codecs("plan/patch_id", {"name": "vlen-utf8"}), "plan/patch_id: codecs"),
+    "codec-gzip-in-a-shard": Hostile(codecs("box_logits", {"name": "gzip"}, inner=True), "box_logits: codecs"),
+    "codec-no-list": Hostile(metadata("weight", codecs={"name": "bytes"}), "weight: codecs"),
+    "storage-transformer": Hostile(metadata("weight", storage_transformers=[{"name": "x"}]), "storage_transformers"),
+    "fill-value-of-zeros": Hostile(metadata("prior_index", fill_value=0), "prior_index: fill_value is 0, 4294967295"),
+    "keys-of-another-kind": Hostile(
+        metadata("weight", chunk_key_encoding={"name": "default", "configuration": {"separator": "/../../"}}),
+        "weight: chunk_key_encoding",
+    ),
+    "no-such-array": Hostile(lambda store: shutil.rmtree(store / "weight"), "weight/zarr.json is absent", "absent"),
+    # Values of the plan.
+    "row-start-above-stop": Hostile(plan_values("row_start", 7, 10**9), "plan/row_stop of view 7 is"),
+    "row-stop-outside": Hostile(plan_values("row_stop", 7, 2**32 - 1), "plan/row_stop is 4294967295, below"),
+    "rows-that-no-level-has": Hostile(plan_values("row_stop", 7, 500), "rows but .* in level_counts"),
+    "level-counts-overflow": Hostile(plan_values("level_counts", 7, 2**32 - 1), "12,884,901,885 in level_counts"),
+    "block-outside": Hostile(plan_values("block", 7, 2**32 - 1), "plan/block is 4294967295, below 3 needed"),
+    "patch-outside": Hostile(plan_values("view_patch", 23, 4000), "plan/view_patch is 4000, below 6 needed"),
+    "patches-unsorted": Hostile(plan_values("view_patch", 23, 0), "plan/view_patch does not rise"),
+    "flip-outside": Hostile(plan_values("view_flip", 7, 4), "plan/view_flip is 4, below 4 needed"),
+    "patch-side": Hostile(plan_values("patch_shape", (0, 1), 2**32 - 1), "plan/patch_shape is 4294967295"),
+    "id-climbs": Hostile(patch_id(b"../../../etc/passwd"), PATCH_ID),
+    "id-absolute": Hostile(patch_id(b"/etc/passwd"), PATCH_ID),
+    "id-windows": Hostile(patch_id(b"C:\\x"), PATCH_ID),
+    "id-parent": Hostile(patch_id(b".."), PATCH_ID),
+    "id-empty": Hostile(patch_id(b""), PATCH_ID),
+    "id-nul": Hostile(patch_id(b"a\0b"), PATCH_ID),
+    "id-newline": Hostile(patch_id(b"a\nerror: none"), PATCH_ID),
+    "id-escape": Hostile(patch_id(b"\x1b[2Ja"), PATCH_ID),
+    "id-right-to-left": Hostile(patch_id("a\u202egnp".encode()), PATCH_ID),
+    "id-no-text": Hostile(patch_id(b"\xff\xfe"), "plan/patch_id is no UTF-8"),
+    # Chunks that grow.
+    "plan-bomb-declared": Hostile(
+        content("plan/block/c/0", zstd_bomb(declared=131072 * 40_000)), "plan/block/c/0 has .* bytes; at most"
+    ),
+    "plan-small-bomb": Hostile(
+        content("plan/block/c/0", zstd_bomb(declared=None, blocks=20)),
+        "a compressed chunk does not say how large it is",
+    ),
+    "plan-claims-1-PB": Hostile(
+        content("plan/block/c/0", zstd_bomb(declared=HUGE, blocks=1)), "says that it holds 1,000,000,000,000,000 bytes"
+    ),
+    "commit-claims-1-PB": Hostile(
+        content("committed/c/0/0", zstd_bomb(declared=HUGE, blocks=1)), "says that it holds 1,?000,?000,?000"
+    ),
+    "zstd-bomb-in-a-shard": Hostile(
+        content("weight/c/0/0", shard(zstd_bomb(declared=None, blocks=300))), "End of data expected|does not say"
+    ),
+    "blosc-bomb-in-a-shard": Hostile(
+        content("prior_index/c/0/0", shard(blosc_bomb())), "prior_index/c/0/0:? has .* bytes; at most"
+    ),
+    "blosc-claims-2-GB": Hostile(
+        content(
+            "prior_index/c/0/0", shard(checked(b"\2\1\x21\4" + struct.pack("<III", 2**31 - 17, 2**20, 32) + b"x" * 16))
+        ),
+        "says that it holds 2,147,483,631 bytes",
+    ),
+    "shard-index-outside": Hostile(
+        content("prior_index/c/0/0", shard(b"x" * 40, offset=2**62, size=2**61)), "the index of its chunks points to"
+    ),
+    "shard-index-wraps": Hostile(
+        content("prior_index/c/0/0", shard(b"x" * 40, offset=2**64 - 8, size=16)), "the index of its chunks points to"
+    ),
+    "shard-too-short": Hostile(content("prior_index/c/0/0", b"x"), "1 bytes hold no index of its chunks"),
+    # Files that are none.
+    "shard-of-1-TB": Hostile(
+        sparse("box_logits/c/0/0/0/0", 10**12), "box_logits/c/0/0/0/0:? has 1,000,000,000,000 bytes"
+    ),
+    "plan-chunk-of-1-TB": Hostile(sparse("plan/block/c/0", 10**12), "plan/block/c/0 has 1,000,000,000,000 bytes"),
+    "linked-document": Hostile(moved_and_linked("weight/zarr.json"), "weight/zarr.json is a symbolic link"),
+    "linked-array": Hostile(moved_and_linked("weight"), "weight is a symbolic link"),
+    "linked-chunks": Hostile(
+        moved_and_linked("plan/block/c"), "plan/block/c is a symbolic link", "symbolic link|absent"
+    ),
+    "linked-shard": Hostile(moved_and_linked("weight/c/0/0"), "weight/c/0/0 is a symbolic link"),
+    "linked-block": Hostile(moved_and_linked("weight/c/0"), "weight/c/0 is a symbolic link"),
+    "linked-commit": Hostile(moved_and_linked("committed/c/0/0"), "committed/c/0/0 is a symbolic link"),
+    "endless-shard": Hostile(pipe("weight/c/0/0"), "weight/c/0/0:? is no plain file"),
+    "endless-plan": Hostile(pipe("plan/block/c/0"), "plan/block/c/0 is no plain file", "no plain file|absent"),
+    "endless-document": Hostile(pipe("weight/zarr.json"), "weight/zarr.json is no plain file", "no plain file|absent"),
+}
+
+
+def seal(store: Path) -> None:
+    """Make commits and documents agree with what the store holds, as far as they can be read: whoever changes a store
+    changes its digests."""
+    for commit in (store / "committed/c").glob("*/0"):
+        block = commit.parent.name
+        files = [store / f"{name}/c/{block}{'/0' * (axes - 1)}" for name, axes in RECORD_AXES.items()]
+        if commit.is_symlink() or any(not file.is_file() or file.stat().st_size > 2**24 for file in files):
+            continue
+        data = b"".join(file.stat().st_size.to_bytes(8, "little") + file.read_bytes() for file in files)
+        if int.from_bytes(commit.read_bytes()[:4], "little") and commit.stat().st_size == 45:
+            write_chunk(commit, hashlib.sha256(data).digest())
+    digests = []
+    for key in NAMES.documents:
+        try:
+            digests.append(document_digest(store, key))
+        except (ValueError, OSError):
+            digests.append(bytes(32))
+    write_chunk(store / "documents/c/0/0", b"".join(digests))
+
+
+def write_chunk(file: Path, data: bytes) -> None:
+    file.write_bytes(checked(numcodecs.zstd.compress(data, 5)))
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[str, dict[str, Any]]:
+    """What one child under the address limit says of every store, and the memory that it has cost."""
+    folder = tmp_path_factory.mktemp("hostile")
+    write_store(folder / "good")
+    for name, case in CASES.items():
+        shutil.copytree(folder / "good", folder / name)
+        case.edit(folder / name)
+        seal(folder / name)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.cache.test_hostile", str(folder), "good", CONTROL, *CASES],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def test_the_good_store_is_read_and_verified(outcomes) -> None:
+    assert outcomes["good"]["read"] == "nothing"
+    assert outcomes["good"]["verify"] == "nothing"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_hostile_store_is_refused(outcomes, name: str) -> None:
+    case, outcome = CASES[name], outcomes[name]
+    for what, message in (("read", case.read), ("verify", case.verify or case.read)):
+        kind, _, text = outcome[what].partition(": ")
+        # Findings are no errors; whatever is raised is an error for users.
+        assert kind in ("ValueError", "findings"), outcome[what][:400]
+        assert re.search(message, text), f"{what}: {text[:400]}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_of_it_is_run(outcomes, name: str) -> None:
+    """Unpickling, starting processes and loading libraries are seen by the interpreter's audit."""
+    assert outcomes[name]["audit"] == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_memory_is_taken_for_it(outcomes, name: str) -> None:
+    assert outcomes[name]["growth"] < ALLOWED_GROWTH
+
+
+def test_what_no_store_may_do_is_seen(outcomes) -> None:
+    """Else the two tests above would prove nothing."""
+    assert outcomes[CONTROL]["growth"] > ALLOWED_GROWTH
+    assert outcomes[CONTROL]["audit"] == ["pickle.find_class"]
+
+
+def test_ids_that_no_file_can_have_are_refused_when_planned() -> None:
+    patches = [PlannedPatch(name, bytes(32), bytes(32), (8, 8), np.ones((1, 1))) for name in ("a", "../b")]
+    with pytest.raises(ValueError, match=r"the training set: patch id '../b' is no file name"):
+        make_plan(patches, FLIPS[:1])
+
+
+def test_limits_leave_room() -> None:
+    """A view of 2048 px with every prior in float32 and sixteen million views are allowed."""
+    assert limits.MAX_RECORD_BYTES > 2048**2 // 64 * 12 * 250
+    assert limits.MAX_PLAN_BYTES > 16_000_000 * (4 + 1 + 20 + 4 + 4 + 4) + 4_000_000 * 100
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 300, 65_791, 65_792, 3_000_000])
+@pytest.mark.parametrize("is_blosc", [False, True])
+def test_headers_say_what_the_libraries_have_written(size: int, is_blosc: bool) -> None:
+    data = np.random.default_rng(0).integers(0, 9, size, np.uint8)
+    encoded = numcodecs.blosc.compress(data, b"zstd", 5, 1) if is_blosc else numcodecs.zstd.compress(data, 5)
+    assert frames.content_bytes(encoded[: frames.HEADER_BYTES], is_blosc=is_blosc) == size
+    noise = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    stored = numcodecs.blosc.compress(noise, b"zstd", 5, 1) if is_blosc else numcodecs.zstd.compress(noise, 5)
+    assert len(stored) + 4 <= frames.largest_encoded(size)
+
+
+# What follows runs in the child.
+
+
+def read_all(store: Path) -> None:
+    """Everything that a student does."""
+    reader = CacheReader(store)
+    reader.missing_blocks()
+    for index in range(reader.plan.num_views):
+        view = reader.plan.view(index)
+        reader.read(view.patch_id, view.flip)
+
+
+def verify_all(store: Path) -> None:
+    """Everything that a check and an inspection do.
+
+    Raises:
+        RuntimeError: with the findings.
+    """
+    found = verify_metadata(store)
+    if not found:
+        plan = CacheReader(store).plan
+        found = [finding for block in range(plan.num_blocks) for finding in verify_block(store, block, plan)]
+        for block in range(plan.num_blocks if not found else 0):
+            block_statistics(store, block, plan)
+    if found:
+        raise RuntimeError(" | ".join(map(str, found)))
+
+
+def take_memory(store: Path) -> None:
+    """What no store may make its reader do."""
+    assert not store.exists()
+    pickle.loads(pickle.dumps(take_memory))
+    np.ones(2 * ALLOWED_GROWTH, np.uint8).sum()
+
+
+def outcome_of(function: Callable[[Path], None], store: Path) -> str:
+    try:
+        function(store)
+    except RuntimeError as error:
+        return f"findings: {error}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def memory(field: str) -> int:
+    """Bytes of a field of /proc/self/status."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
+    return 1024 * int(line.split()[1])
+
+
+def child(folder: Path, names: list[str]) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_LIMIT, ADDRESS_LIMIT))
+    audited: list[str] = []
+    sys.addaudithook(lambda event, _: audited.append(event) if event in RUNS else None)
+    outcomes = {}
+    for name in names:
+        audited.clear()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = memory("VmRSS")
+        functions = {"control": take_memory} if name == CONTROL else {"read": read_all, "verify": verify_all}
+        outcomes[name] = {what: outcome_of(function, folder / name) for what, function in functions.items()}
+        outcomes[name] |= {"growth": memory("VmHWM") - before, "audit": list(audited)}
+    print(json.dumps(outcomes))
+
+
+if __name__ == "__main__":
+    child(Path(sys.argv[1]), sys.argv[2:])
