@@ -75,7 +75,7 @@ def faults(tmp_path_factory) -> Iterator[Faults]:
 
 @dataclass(frozen=True)
 class RunningCluster:
-    """A Dask scheduler and two workers, started as a user would."""
+    """A Dask scheduler and its workers, started as a user would."""
 
     address: str
     scheduler: subprocess.Popen
@@ -103,18 +103,18 @@ def started(*command: str) -> Iterator[subprocess.Popen]:
 
 
 @contextmanager
-def running_cluster(folder: Path) -> Iterator[RunningCluster]:
+def running_cluster(folder: Path, workers: int) -> Iterator[RunningCluster]:
     with started("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard") as scheduler:
         lines = iter(scheduler.stderr.readline, "")
         address = next(match[1] for line in lines if (match := re.search(r"Scheduler at: +(tcp://\S+)", line)))
-        options = ("--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder))
+        options = ("--nworkers", str(workers), "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder))
         with started("distributed.cli.dask_worker", address, *options, "--preload", PRELOAD):
             yield RunningCluster(address, scheduler)
 
 
 @pytest.fixture(scope="module")
 def cluster(faults: Faults, tmp_path_factory) -> Iterator[RunningCluster]:
-    with running_cluster(tmp_path_factory.mktemp("workers")) as cluster:
+    with running_cluster(tmp_path_factory.mktemp("workers"), 2) as cluster:
         yield cluster
 
 
@@ -139,7 +139,9 @@ def listened(process: psutil.Process) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_any_number_of_workers_makes_the_same_bytes(project: Project, whole, tmp_path: Path, workers: int) -> None:
+def test_any_number_of_workers_makes_the_same_bytes(
+    project: Project, whole, faults: Faults, tmp_path: Path, workers: int
+) -> None:
     assert capture(project, tmp_path / "cache.zarr", "--workers", workers) == 0
     assert contents(tmp_path / "cache.zarr") == whole
 
@@ -219,7 +221,7 @@ def test_an_error_in_a_worker_is_one_line(copy: Project, cluster: RunningCluster
 
 def test_a_lost_scheduler(project: Project, whole, faults: Faults, tmp_path: Path, capfd) -> None:
     cache = tmp_path / "cache.zarr"
-    with running_cluster(tmp_path) as doomed, in_background(project, cache, *doomed.option) as status:
+    with running_cluster(tmp_path, 1) as doomed, in_background(project, cache, *doomed.option) as status:
         with faults.paused() as wait:
             wait()
             doomed.scheduler.kill()
@@ -250,7 +252,7 @@ def test_encryption_needs_certificates(project: Project, capfd) -> None:
         pytest.param(["--scheduler", "tcp://host"], id="no-port"),
     ],
 )
-def test_unusable_options(options: list[str], capfd) -> None:
+def test_unusable_options(options: list[str]) -> None:
     for command in (plan, cache_teacher):
         with pytest.raises(SystemExit, match="2"):
             call(command, "--config", "absent.py", *options)

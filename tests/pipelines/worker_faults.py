@@ -16,6 +16,9 @@ from distributed import Worker
 
 import cache.writer
 
+# All workers import at once, when they start; otherwise each does when its first task comes.
+import pipelines.plan  # noqa: F401
+
 FAULTS = "FAULTS"
 
 
