@@ -26,6 +26,8 @@ from cache.layout import (
     names_of,
     open_root,
     require_arrays,
+    require_block_objects,
+    require_commits,
     rows_in_block,
     sync_to_disk,
 )
@@ -99,14 +101,18 @@ class CacheWriter:
                 sections=ALL_SECTIONS,
             )
             require_arrays(self.path, manifest)
+            specs = manifest_specs(StoreSizes.of_plan(plan), manifest)
+            require_commits(self.path, specs["committed"])
             if self._lock is None:
                 self._lock = _lock_blocks(self.path, blocks)
+            self.names = names_of(self.root)
+            for block in self.missing_blocks():
+                # A folder that is a link would have files elsewhere removed and written.
+                require_block_objects(self.path, specs, block)
+                _remove_partial_files(self.path, (*self.names.block, "committed"), block)
         except BaseException:
             self.close()
             raise
-        self.names = names_of(self.root)
-        for block in self.missing_blocks():
-            _remove_partial_files(self.path, (*self.names.block, "committed"), block)
 
     def missing_blocks(self) -> list[int]:
         """Blocks of this part that no commit covers yet."""
