@@ -357,6 +357,7 @@ STORE_ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "writing, s": lambda store: f"{store['write']['write_seconds']:.1f}",
     "writing, MB of codes a second": lambda store: f"{_rate(store, 'write', 'code_bytes', 'write_seconds'):.0f}",
     "writing, MB on disk a second": lambda store: f"{_rate(store, 'write', 'disk_bytes', 'write_seconds'):.0f}",
+    "writing, core-seconds a GB of codes": lambda store: _core_seconds(store["write"]["write_core_seconds"], store),
     "opening: first of a process, ms": lambda store: f"{store['open']['first_ms']:.1f}",
     "opening again, ms": lambda store: f"{store['open']['again_ms']:.2f}",
     "plan, ms": lambda store: f"{store['open']['plan_ms']:.1f}",
@@ -366,9 +367,14 @@ STORE_ROWS: dict[str, Callable[[dict[str, Any]], str]] = {
     "record warm: median / p90, ms": lambda store: _spread(store["warm_reads"]),
     "rows read a second, warm": lambda store: f"{store['warm_reads']['rows_per_second'] / 1e6:.1f} M",
     "verify, s": lambda store: f"{store['verify']['seconds']:.1f}",
+    "verify, core-seconds a GB of codes": lambda store: _core_seconds(store["verify"]["core_seconds"], store),
     "of it metadata, s": lambda store: f"{store['verify']['metadata_seconds']:.2f}",
     "verify, MB on disk a second": lambda store: f"{_rate(store, 'verify', 'disk_bytes', 'seconds'):.0f}",
 }
+
+
+def _core_seconds(seconds: float, store: dict[str, Any]) -> str:
+    return f"{seconds / (store['write']['code_bytes'] / 1e9):.1f}"
 
 
 def _spread(reads: dict[str, Any]) -> str:

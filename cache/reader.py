@@ -83,6 +83,8 @@ class CacheReader:
         self._codecs = codecs_of(self.manifest["codec"])
         self._arrays: dict[str, Any] = {}
         self._committed: set[int] = set()
+        # Chunks whose frames have been looked at, by field and block.
+        self._checked: dict[tuple[str, int], set[int]] = {}
         self._prefetched: dict[int, _PendingRecord] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -208,7 +210,7 @@ class CacheReader:
         for name in self._arrays:
             # TensorStore stops a zstd chunk at its shape, but gives blosc what the chunk asks for.
             if self._specs[name].byte_shuffle:
-                require_rows(self.location, self._specs[name], block, rows[name])
+                self._require_rows(name, block, rows[name])
         return _PendingRecord(
             view_index,
             {
@@ -218,6 +220,16 @@ class CacheReader:
                 if rows[name].start < rows[name].stop
             },
         )
+
+    def _require_rows(self, name: str, block: int, rows: slice) -> None:
+        """Refuse rows whose chunks would decompress to anything but their shape; each chunk is looked at once."""
+        spec, seen = self._specs[name], self._checked.setdefault((name, block), set())
+        chunk_rows = spec.chunks[1]
+        for chunk in range(rows.start // chunk_rows, -(-rows.stop // chunk_rows)):
+            if chunk not in seen:
+                require_rows(self.location, spec, block, slice(max(rows.start, chunk * chunk_rows), rows.stop))
+                break
+        seen.update(range(rows.start // chunk_rows, -(-rows.stop // chunk_rows)))
 
     def _rows(self, field: str, view_index: int) -> slice:
         """Where a view's rows of a field lie in its block."""

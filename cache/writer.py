@@ -28,6 +28,8 @@ from cache.layout import (
     names_of,
     open_root,
     require_arrays,
+    require_block_objects,
+    require_commits,
     rows_in_block,
 )
 from cache.manifest import Manifest, require_equal
@@ -108,9 +110,6 @@ class CacheWriter:
         elif isinstance(self.location, Bucket):
             self._open_bucket(self.location, manifest)
         self.names = names_of(self.root)
-        if isinstance(self.location, Folder) and not locked_elsewhere:
-            for block in self.missing_blocks():
-                _remove_partial_files(self.location.path, (*self.names.block, "committed"), block)
 
     def _open_folder(self, path: Path, manifest: Manifest, *, locked_elsewhere: bool) -> None:
         """Create or open a store in a folder, and lock this part's blocks."""
@@ -122,8 +121,16 @@ class CacheWriter:
             self.root = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
             _require_same_capture(manifest, self.root, self.location)
             require_arrays(self.location, manifest)
+            specs = manifest_specs(StoreSizes.of_plan(self.plan), manifest)
+            require_commits(self.location, specs["committed"])
             if self._lock is None and not locked_elsewhere:
                 self._lock = _lock_blocks(path, blocks)
+            self.names = names_of(self.root)
+            for block in self.missing_blocks():
+                # A folder that is a link would have files elsewhere removed and written.
+                require_block_objects(self.location, specs, block)
+                if not locked_elsewhere:
+                    _remove_partial_files(path, (*self.names.block, "committed"), block)
         except BaseException:
             self.close()
             raise

@@ -33,7 +33,8 @@ from cache.plan import PlannedPatch, make_plan
 from cache.reader import CacheReader
 from cache.verify import block_statistics, verify_block, verify_metadata
 from cache.view import FLIPS
-from tests.cache.store_tools import write_store
+from cache.writer import CacheWriter
+from tests.cache.store_tools import small_manifest, write_store
 from tests.conftest import REPOSITORY
 
 # TensorStore's threads reserve about 0.5 GB of it.
@@ -455,6 +456,22 @@ def test_what_no_store_may_do_is_seen(outcomes) -> None:
     """Else the two tests above would prove nothing."""
     assert outcomes[CONTROL]["growth"] > ALLOWED_GROWTH
     assert outcomes[CONTROL]["audit"] == ["pickle.find_class"]
+
+
+@pytest.mark.parametrize("key", ["box_logits/c/1", "box_logits/c", "committed/c/1/0"])
+def test_a_capture_does_not_write_through_links(tmp_path: Path, key: str) -> None:
+    """A resumed capture removes `*.partial` files of its blocks, and replaces their objects."""
+    store, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
+    plan = write_store(store)
+    (store / "committed/c/1/0").unlink()
+    if (store / key).is_dir():
+        shutil.rmtree(store / key)
+    elsewhere.mkdir()
+    (elsewhere / "mine.partial").write_text("mine")
+    (store / key).symlink_to(elsewhere)
+    with pytest.raises(ValueError, match=f"{key} is a symbolic link"):
+        CacheWriter(store, small_manifest(plan), plan)
+    assert [file.name for file in elsewhere.iterdir()] == ["mine.partial"]
 
 
 def test_ids_that_no_file_can_have_are_refused_when_planned() -> None:
