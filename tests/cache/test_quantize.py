@@ -80,8 +80,9 @@ def test_chosen_codecs_hold_twice_the_probed_range(low, span, codec) -> None:
     # The maximum of a box row is 0 and stays exactly 0.
     zero = np.zeros(1, np.float32)
     box = codecs["box_logits"]
-    # A free step that is no power of two leaves a rounding error of float32 there.
-    assert abs(box.decode(box.encode(zero).astype(box.dtype))[0]) <= (0 if isinstance(codec, str) else 1e-4)
+    # A free step that is no power of two leaves a rounding error of float32 there, in units of what is added up.
+    allowed = 0 if isinstance(codec, str) else 2**-22 * abs(box.add_offset)
+    assert abs(box.decode(box.encode(zero).astype(box.dtype))[0]) <= allowed
 
 
 @pytest.mark.parametrize(
