@@ -25,7 +25,7 @@ from cache.view import FLIPS
 from distill.adapter import HeadAdapter
 from distill.teacher import FrozenTeacher
 from pipelines.command import positive_int
-from pipelines.experiment import describe_assignment, describe_student
+from pipelines.experiment import describe_assignment, describe_student, require_plain_preprocessor
 from pipelines.views import TrainingViews
 
 # What the teacher may compute in: float32, or autocast to one of the others.
@@ -359,6 +359,7 @@ def describe_capture(config: Config, capture: Capture) -> dict[str, Any]:
     """
     student = describe_student(config)
     preprocessing = capture.teacher.model_config["data_preprocessor"]
+    require_plain_preprocessor(preprocessing)
     for key in ("mean", "std", "bgr_to_rgb", "pad_size_divisor"):
         ours, theirs = student["preprocessing"][key], preprocessing.get(key)
         if ours != theirs:

@@ -31,6 +31,9 @@ VIEW_TRANSFORMS = (
     "RandomViewFlip",
 )
 
+# Options of the preprocessor that the manifest leaves out, and the value that all runs with a cache share.
+PLAIN_PREPROCESSOR = {"pad_value": 0, "rgb_to_bgr": False, "batch_augments": None}
+
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file, apply `--cfg-options`, and register what it names.
@@ -113,6 +116,21 @@ def describe_assignment(config: Config) -> dict[str, Any] | None:
     return {"arrays": list(ASSIGNED_FIELDS), "assigner": config.model.train_cfg.assigner.to_dict()}
 
 
+def require_plain_preprocessor(preprocessor: Mapping[str, Any]) -> None:
+    """Refuse a preprocessor that does what no manifest states.
+
+    Raises:
+        ValueError: naming the option, its value and the one that is needed.
+    """
+    for key, needed in PLAIN_PREPROCESSOR.items():
+        found = preprocessor.get(key, needed)
+        if found != needed:
+            raise ValueError(
+                f"data_preprocessor.{key} is {found!r}; {needed!r} is needed: a cache holds the teacher's answers to "
+                "images as they are"
+            )
+
+
 def describe_student(config: Config) -> dict[str, Any]:
     """The sections of the manifest that student and cache must share, from the student's config alone.
 
@@ -120,6 +138,7 @@ def describe_student(config: Config) -> dict[str, Any]:
         ValueError: a training pipeline whose views cannot be enumerated.
     """
     preprocessor, dataset = config.model.data_preprocessor, config.train_dataloader.dataset
+    require_plain_preprocessor(preprocessor)
     transforms = [step for step in view_pipeline(config) if step["type"] != "RandomViewFlip"]
     sections = {
         "head": {"classes": list(config.classes), **build_adapter(config).describe()},

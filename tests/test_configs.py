@@ -259,6 +259,31 @@ def test_plain_live_and_cached_students_differ_in_the_teacher_alone(loss) -> Non
     assert {**teacher.model.backbone, "depth": 18, "init_cfg": None} == {**plain.model.backbone, "init_cfg": None}
 
 
+def test_gfl_students_differ_in_the_teacher_alone() -> None:
+    """And in the head's divisor, which is that of mmdet's LDHead (distill/gfl.py)."""
+    plain = load_config("configs/plain/gfl_r18_1x_coco.py")
+    live, cached, vlr = (
+        load_config(f"configs/{path}_r18_1x_coco.py") for path in ("live/gfl", "distill/gfl", "distill/gfl_vlr")
+    )
+    for config in (live, cached, vlr):
+        for key in ("backbone", "neck", "train_cfg", "test_cfg", "data_preprocessor"):
+            assert config.model[key] == plain.model[key], key
+        assert config.model.bbox_head == {**plain.model.bbox_head, "type": "GFLStudentHead"}
+        for key in ("optim_wrapper", "param_scheduler", "train_cfg", "auto_scale_lr"):
+            assert config[key] == plain[key], key
+    assert live.model.distillation == cached.model.distillation
+    assert live.model.region == cached.region
+    assert live.model.teacher == live.teacher == cached.teacher == vlr.teacher
+    teacher = load_config(live.teacher.config)
+    assert live.teacher.checkpoint == f"{teacher.work_dir}/epoch_{teacher.train_cfg.max_epochs}.pth"
+    assert cached.cache != vlr.cache
+    # mmdet's configs/ld.
+    assert cached.model.distillation == dict(
+        type="MainRegionDistillation",
+        loss_ld=dict(type="DistributionDistillationLoss", loss_weight=0.25, temperature=10.0),
+    )
+
+
 def without_scope(config: Any) -> Any:
     """A part of a config with the types as mmdet's own configs name them."""
     if isinstance(config, dict):

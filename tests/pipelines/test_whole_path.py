@@ -126,6 +126,9 @@ DISTILL_REFUSALS = [
         id="mean",
     ),
     pytest.param(
+        ["model.data_preprocessor.pad_value=114"], "data_preprocessor.pad_value is 114; 0 is needed", id="padding"
+    ),
+    pytest.param(
         ["classes=['plane','ship','harbor']"],
         r"head.classes\[0\] is \"ship\" in the cache but \"plane\"",
         id="class-order",
