@@ -1,5 +1,8 @@
 """Distilled student of the COCO-format demo: the plain one with mmdet's LD from the cache.
 
+It shows the path, not the method: with mmdet's weights 160 steps from scratch end below the plain student, live as well
+(docs/benchmarks.md).
+
 Commands: make cache-teacher CONFIG=configs/demo/gfl_distill.py, then make distill CONFIG=configs/demo/gfl_distill.py
 """
 

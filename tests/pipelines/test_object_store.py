@@ -28,7 +28,7 @@ def proxy(project: Project) -> Iterator[Proxy]:
     with s3_server() as server, proxy_of(server) as made, pytest.MonkeyPatch.context() as patch:
         for name, value in environment(made.endpoint).items():
             patch.setenv(name, value)
-        assert call(cache_teacher, "--config", project.config("distill"), "--cache", URL, "--workers", 0) == 0
+        assert call(cache_teacher, "--config", project.config("distill"), "--cache", URL, "--loaders", 0) == 0
         yield made
 
 
@@ -41,11 +41,18 @@ def test_a_stopped_capture_goes_on(project: Project, proxy: Proxy, capfd) -> Non
     assert isinstance(bucket, Bucket)
     bucket.delete("committed/c/0/0")
     bucket.delete("documents/c/0/0")
-    capture = ["--config", project.config("distill"), "--cache", URL, "--workers", 0]
+    capture = ["--config", project.config("distill"), "--cache", URL, "--loaders", 0]
     expect_refusal(capfd, call(distill, "--config", project.config("distill"), "--cache", URL), "still being laid out")
     expect_refusal(capfd, call(cache_teacher, *capture, "--cfg-options", "codec=half"), "codec.preset is 'exact' in")
     assert call(cache_teacher, *capture) == 0
     assert remote_contents(URL) == contents(project.cache)
+
+
+def test_workers_capture_into_the_bucket(project: Project, proxy: Proxy) -> None:
+    """Each Dask worker reaches S3 by itself; the objects are those of a folder."""
+    url = f"s3://{BUCKET}/demo/workers.zarr"
+    assert call(cache_teacher, "--config", project.config("distill"), "--cache", url, "--workers", 2) == 0
+    assert remote_contents(url) == contents(project.cache)
 
 
 def test_verification_looks_at_store_files_and_teacher(project: Project, proxy: Proxy, capfd) -> None:
