@@ -112,9 +112,9 @@ class Location(ABC):
     def has(self, key: str) -> bool:
         return self.size(key) is not None
 
+    @abstractmethod
     def tensorstore_spec(self, key: str) -> dict[str, Any]:
         """How TensorStore reaches the array `key`."""
-        raise NotImplementedError(f"records are not read from {self}")
 
     def tensorstore_context(self) -> dict[str, Any] | None:
         """What TensorStore's arrays of one reader share; None where each has its own."""
@@ -213,6 +213,9 @@ class Memory(Location):
 
     def zarr_store(self) -> StoreLike:
         return MemoryStore(self._objects)
+
+    def tensorstore_spec(self, key: str) -> dict[str, Any]:
+        raise AssertionError("a store is read where it lies, not on its way there")
 
     def exists(self) -> bool:
         return bool(self._objects)
