@@ -27,7 +27,7 @@ from cache.reader import CacheReader
 from distill.checkpoint import load_checkpoint, load_weights, state_dict_of
 from pipelines.command import positive_int, progress, run_command
 from pipelines.distill import point_to_cache
-from pipelines.experiment import load_config, training_set
+from pipelines.experiment import entries_of, load_config, training_set
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -38,11 +38,15 @@ def main(arguments: argparse.Namespace) -> None:
     models = {"cached": student(config, arguments.student), "live": student(live_config(config), arguments.student)}
     reader = CacheReader(config.cache)
     random = np.random.default_rng(0)
+    dataset = training_set(config, config.train_dataloader.dataset.pipeline)
+    infos = entries_of(dataset)
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     with progress("compare", 2 * arguments.batches, "batches") as advance:
         for kind, patches in draw_batches(reader, random, arguments.batches, config.train_dataloader.batch_size):
             flips = random.choice(reader.manifest["views"]["flips"], len(patches))
-            found[kind].append(compare(models, config, list(zip(patches, flips.tolist(), strict=True))))
+            views = zip(patches, flips.tolist(), strict=True)
+            batch = [dataset.pipeline({**infos[patch], "forced_flip": flip}) for patch, flip in views]
+            found[kind].append(compare(models, pseudo_collate(batch)))
             advance(1)
     figures = {kind: summary(rows) for kind, rows in found.items()}
     print(json.dumps(figures, indent=2)) if arguments.json else show(figures)
@@ -51,12 +55,12 @@ def main(arguments: argparse.Namespace) -> None:
 def live_config(config: Config) -> Config:
     """The same student with its teacher in the step."""
     live = config.copy()
-    live.model = Config({**config.model, "type": "LiveDistiller", "teacher": config.teacher, "region": config.region})
+    live.model = {**config.model, "type": "LiveDistiller", "teacher": config.teacher, "region": config.region}
     return live
 
 
 def student(config: Config, checkpoint: str) -> nn.Module:
-    model = MODELS.build(config.model.to_dict() if isinstance(config.model, Config) else config.model)
+    model = MODELS.build(config.model)
     load_weights(model, state_dict_of(load_checkpoint(checkpoint), checkpoint), checkpoint, "--student")
     # Statistics of the batch would differ as well: of interest is what the teacher answers.
     return model.eval()
@@ -78,11 +82,8 @@ def draw_batches(
         yield "several sizes", random.choice(reader.plan.patch_ids, size, replace=False).tolist()
 
 
-def compare(models: dict[str, nn.Module], config: Config, views: Sequence[tuple[str, str]]) -> dict[str, float]:
+def compare(models: dict[str, nn.Module], batch: dict[str, Any]) -> dict[str, float]:
     """Relative difference of LD, and cosine of its gradient with respect to all parameters, for one batch."""
-    dataset = training_set(config, config.train_dataloader.dataset.pipeline)
-    infos = {str(info["img_id"]): info for info in map(dataset.get_data_info, range(len(dataset)))}
-    batch = pseudo_collate([dataset.pipeline({**infos[patch], "forced_flip": flip}) for patch, flip in views])
     loss, gradient = {}, {}
     for name, model in models.items():
         samples = [sample.clone() for sample in batch["data_samples"]]

@@ -352,12 +352,13 @@ def read_plan(root: zarr.Group) -> Plan:
     arrays = {}
     for name in names_of(root).plan:
         spec = specs[f"plan/{name}"]
-        for key in plan_chunk_keys(name, specs["plan/patch_id"].shape[0], specs["plan/view_patch"].shape[0]):
+        keys = plan_chunk_keys(name, specs["plan/patch_id"].shape[0], specs["plan/view_patch"].shape[0])
+        for key in keys:
             require_object(path, key, spec.largest_object)
         # A lost chunk must raise: read as zeros it would be a plan all the same.
         stored = array_of(root, f"plan/{name}").with_config({"read_missing_chunks": False})
         try:
-            for key in plan_chunk_keys(name, specs["plan/patch_id"].shape[0], specs["plan/view_patch"].shape[0]):
+            for key in keys:
                 require_frame(path, key, spec.chunk_bytes)
             arrays[name] = np.asarray(stored[...])
         except StorageError:

@@ -224,12 +224,10 @@ class CacheReader:
     def _require_rows(self, name: str, block: int, rows: slice) -> None:
         """Refuse rows whose chunks would decompress to anything but their shape; each chunk is looked at once."""
         spec, seen = self._specs[name], self._checked.setdefault((name, block), set())
-        chunk_rows = spec.chunks[1]
-        for chunk in range(rows.start // chunk_rows, -(-rows.stop // chunk_rows)):
-            if chunk not in seen:
-                require_rows(self.location, spec, block, slice(max(rows.start, chunk * chunk_rows), rows.stop))
-                break
-        seen.update(range(rows.start // chunk_rows, -(-rows.stop // chunk_rows)))
+        chunks = range(rows.start // spec.chunks[1], -(-rows.stop // spec.chunks[1]))
+        if not seen.issuperset(chunks):
+            require_rows(self.location, spec, block, rows)
+            seen.update(chunks)
 
     def _rows(self, field: str, view_index: int) -> slice:
         """Where a view's rows of a field lie in its block."""

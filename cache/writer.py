@@ -109,7 +109,6 @@ class CacheWriter:
             self._open_folder(self.location.path, manifest, locked_elsewhere=locked_elsewhere)
         elif isinstance(self.location, Bucket):
             self._open_bucket(self.location, manifest)
-        self.names = names_of(self.root)
 
     def _open_folder(self, path: Path, manifest: Manifest, *, locked_elsewhere: bool) -> None:
         """Create or open a store in a folder, and lock this part's blocks."""
@@ -151,6 +150,7 @@ class CacheWriter:
         if not bucket.has(DOCUMENTS_CHUNK):
             for key in [*sorted(draft.sizes().keys() - {"zarr.json", DOCUMENTS_CHUNK}), DOCUMENTS_CHUNK]:
                 bucket.put(key, draft.read(key))
+        self.names = names_of(self.root)
 
     def missing_blocks(self) -> list[int]:
         """Blocks of this part that no commit covers yet."""

@@ -122,8 +122,8 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         angle = self.integral_angle(logits[:, :, 4:], dim=3)
         return torch.cat([xywh, angle], dim=2).flatten(1, 2)
 
-    def _boxes_at(self, priors: RotatedBoxes, box_logits: Tensor, max_shape: tuple[int, int] | None = None) -> Tensor:
-        return get_box_tensor(self.bbox_coder.decode(priors, self._deltas(box_logits), max_shape=max_shape))
+    def _boxes_at(self, priors: RotatedBoxes, box_logits: Tensor) -> Tensor:
+        return get_box_tensor(self.bbox_coder.decode(priors, self._deltas(box_logits)))
 
     def _deltas(self, box_logits: Tensor) -> Tensor:
         """(M, 5, K) logits -> (M, 5) expected coder deltas."""

@@ -24,11 +24,11 @@ import cv2
 import numpy as np
 import shapely
 
+from cache.manifest import as_stored
 from distill.coco_annotations import category_ids, read_annotations
 from distill.dota import Labels, list_images, read_labels
 from pipelines.data_folder import (
     SPLITS,
-    as_stored,
     exclusive,
     is_complete,
     read_description,

@@ -105,11 +105,6 @@ def is_complete(stored: Mapping[str, Any] | None) -> bool:
     return stored is not None and stored.get("complete") is True
 
 
-def as_stored(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Through JSON and back, so that a fresh description and a stored one compare equal (tuples become lists)."""
-    return dict(json.loads(json.dumps(parameters)))
-
-
 def refuse_other_parameters(data_root: Path, stored: Mapping[str, Any] | None, parameters: Mapping[str, Any]) -> None:
     """Refuse to mix data made with other parameters.
 

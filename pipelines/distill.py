@@ -20,7 +20,7 @@ from cache.reader import CacheReader
 from cache.storage import locate
 from distill.region import is_inside
 from pipelines.command import run_command, warn
-from pipelines.experiment import describe_assignment, describe_student, require_keys, training_set
+from pipelines.experiment import describe_assignment, describe_student, entries_of, require_keys, training_set
 from pipelines.train import add_training_arguments, prepare, require_training_images, train
 
 # What a student and its cache must share; the teacher, codec and numeric mode are the cache's own.
@@ -122,7 +122,7 @@ def require_same_patches(reader: CacheReader, dataset: BaseDetDataset, allowed: 
     """
     tolerated = []
     stored = dict(zip(reader.plan.patch_ids, reader.plan.label_sha256, strict=True))
-    infos = {str(info["img_id"]): info for info in map(dataset.get_data_info, range(len(dataset)))}
+    infos = entries_of(dataset)
     for patch_id, info in sorted(infos.items()):
         if patch_id not in stored:
             raise ManifestMismatch(

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache.manifest import as_stored
 from pipelines.command import progress, warn
 from pipelines.data_folder import (
     SPLITS,
-    as_stored,
     exclusive,
     is_complete,
     read_description,

@@ -93,6 +93,11 @@ def training_set(config: Config, pipeline: list[dict[str, Any]]) -> BaseDetDatas
     return DATASETS.build({**config.train_dataloader.dataset, "pipeline": pipeline, "serialize_data": False})
 
 
+def entries_of(dataset: BaseDetDataset) -> dict[str, dict[str, Any]]:
+    """The entries of a training set by patch id, the name that a cache knows them by, in the set's order."""
+    return {str(info["img_id"]): info for info in map(dataset.get_data_info, range(len(dataset)))}
+
+
 def build_assigner(config: Config) -> BaseAssigner | None:
     """The assigner whose answers the cache shall hold; None where the config does not plan them.
 

@@ -30,7 +30,14 @@ from distill.audit import compare_record, repeat_tolerance
 from pipelines.blocks import map_and_add
 from pipelines.capture import Capture, PatchLogits, add_teacher_arguments, describe_numeric, load_teacher
 from pipelines.command import available_cores, plain_console, positive_int, printable, progress, run_command
-from pipelines.experiment import describe_assignment, describe_student, load_config, require_keys, training_set
+from pipelines.experiment import (
+    describe_assignment,
+    describe_student,
+    entries_of,
+    load_config,
+    require_keys,
+    training_set,
+)
 
 
 @dataclass
@@ -124,7 +131,7 @@ def check_config(report: Report, config: Config, reader: CacheReader) -> bool:
 def check_files(report: Report, config: Config, reader: CacheReader, workers: int) -> None:
     """Image and label files against the digests of the plan, all of them."""
     dataset = training_set(config, [])
-    infos = {str(info["img_id"]): info for info in map(dataset.get_data_info, range(len(dataset)))}
+    infos = entries_of(dataset)
     plan = reader.plan
     capture = f"Capture a new cache for this training set: make cache-teacher CACHE=<not {reader.path}>"
     for patch_id in sorted(set(infos) - set(plan.patch_ids)):

@@ -18,7 +18,7 @@ from torch import Tensor
 from cache.grid import AnchorGrid, padded_shape
 from distill.region import box_region
 from distill.transforms import describe_views
-from pipelines.experiment import build_adapter, build_assigner, training_set, view_pipeline
+from pipelines.experiment import build_adapter, build_assigner, entries_of, training_set, view_pipeline
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TrainingViews:
         self.region_rule = dict(config.region)
         self.assigner = build_assigner(config)
         self.pad_size_divisor = int(config.model.data_preprocessor.pad_size_divisor)
-        self._infos = {str(info["img_id"]): info for info in map(self.dataset.get_data_info, range(len(self.dataset)))}
+        self._infos = entries_of(self.dataset)
         # Views share a few sizes; a grid's anchors are built once.
         self._grids: dict[tuple[int, int], AnchorGrid] = {}
         if not self._infos:
