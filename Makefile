@@ -26,7 +26,7 @@ run = $(PYTHON) -m pipelines.$(1)
 # The same on GPUS= processes, one a device.
 train = $(if $(strip $(GPUS)),.venv/bin/torchrun --standalone --nproc-per-node $(GPUS) -m pipelines.$(1),$(call run,$(1)))
 
-.PHONY: help setup demo data teacher train plan cache-teacher verify-cache inspect-cache fetch-cache distill sweep compare evaluate publish report bench test stress lint format
+.PHONY: help setup smoke demo data teacher train plan cache-teacher verify-cache inspect-cache fetch-cache distill sweep compare evaluate publish report bench test stress lint format
 
 help: ## this list
 	@echo "Usage: make <target> [VARIABLE=value ...]"
@@ -47,6 +47,9 @@ $(READY): pyproject.toml uv.lock .python-version | $(UV)
 	@if [ ! -d .venv ]; then echo "Setting up .venv. The first time on a machine compiles mmcv's operators: about 20 minutes on 2 cores; later set-ups take the build from uv's cache."; fi
 	$(if $(filter 1,$(CUDA)),FORCE_CUDA=1) $(UV) sync --locked --quiet $(CUDA_OPTION)
 	@touch $@
+
+smoke: $(READY) ## the whole path in a minute, its figures compared with tests/golden/smoke.json: after every change
+	$(call run,smoke) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
 demo: $(READY) ## the whole path on built-in scenes, CPU only, about 12 minutes
 	$(call run,demo) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)

@@ -35,7 +35,7 @@ CONFIGS = sorted(
     for path in (REPOSITORY / "configs").rglob("*.py")
     if path.parent.name not in ("_base_", "sweep")
 )
-PUBLISHED = [path for path in CONFIGS if not path.startswith("configs/demo/")]
+PUBLISHED = [path for path in CONFIGS if not path.startswith(("configs/demo/", "configs/smoke/"))]
 COCO = [path for path in CONFIGS if load_config(REPOSITORY / path).get("data_format") == "coco"]
 DOTA = [path for path in CONFIGS if path not in COCO]
 SWEEPS = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs/sweep").glob("*.py"))
