@@ -91,10 +91,8 @@ def test_a_term_or_a_step_that_is_gone_is_a_difference(recorded, machine) -> Non
     found["rotated"]["losses"]["plain"]["loss_cls"].pop()
     gone, shorter = compare(recorded, found)
     assert (gone.field, gone.found) == ("rotated.losses.distill.loss_kd", "(absent)")
-    assert (shorter.field, shorter.found) == (
-        "rotated.losses.plain.loss_cls",
-        found["rotated"]["losses"]["plain"]["loss_cls"],
-    )
+    assert shorter.field == "rotated.losses.plain.loss_cls"
+    assert len(shorter.found) == len(shorter.recorded) - 1
 
 
 def test_a_folder_that_holds_files_is_left_alone(tmp_path, capsys) -> None:
