@@ -208,8 +208,8 @@ def call(command: str, *argv: Any) -> str:
 
 def read_losses(folder: Path) -> dict[str, list[float]]:
     """Every logged loss of a training, step by step."""
-    (log,) = folder.glob("*/vis_data/scalars.json")
-    steps = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    (log,) = json.loads((folder / "run.json").read_text(encoding="utf-8"))["logs"]
+    steps = [json.loads(line) for line in (folder / log).read_text(encoding="utf-8").splitlines()]
     # Nine digits tell any two float32 apart.
     return {name: [float(f"{step[name]:.9g}") for step in steps] for name in sorted(steps[0]) if "loss" in name}
 
