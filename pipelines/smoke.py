@@ -8,12 +8,13 @@ the CPU, and in a temporary folder. Every loss of every step, the rows planned a
 the store and every AP are then compared with tests/golden/smoke.json. Nothing in it depends on where code lies or what
 modules are called.
 
-A CPU of another kind rounds otherwise, and a training makes much of little. So the golden file says what kind of
-machine recorded it. On that kind, all figures are equal to the last bit. On any other,
+A CPU of another kind rounds otherwise, so the golden file says what kind of machine recorded it. On that kind, all
+figures are equal to the last bit. On any other,
 
 - rows, and the manifest but for `WEIGHT_FIELDS`, are still the same;
-- a loss may differ by a share of `LOSS_TOLERANCE`, doubled with every step before it;
-- an AP, which changes in steps, may differ by `AP_TOLERANCE`;
+- a loss may differ by a share of `LOSS_TOLERANCE`, whatever the step: between kernels for AVX-512 and for SSE it was at
+  most 2e-3, because the configs are made for it (configs/_base_/smoke.py) and trainings have six steps;
+- an AP may differ by `AP_TOLERANCE`: it changes where two detections change their order;
 - the store's fingerprint and bytes, which hold what the trained teacher said, are not compared.
 
 For exact figures there, record them before the change: `--record --golden before.json`, then `--golden before.json`.
@@ -23,6 +24,7 @@ For exact figures there, record them before the change: `--record --golden befor
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import math
@@ -51,8 +53,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 GOLDEN = REPOSITORY / "tests/golden/smoke.json"
 # The prefix of each head's configs.
 HEADS = {"rotated": "", "horizontal": "gfl_"}
+# The command that trains each config.
 DETECTORS = {"teacher": "teacher", "plain": "train", "distill": "distill"}
-"""Config -> the command that trains it."""
 
 # Set before torch is imported: no GPU, and no second thread anywhere.
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -60,8 +62,8 @@ ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 CPU_FIELDS = ("vendor_id", "cpu family", "model", "model name", "stepping", "cache size", "CPU implementer", "CPU part")
 VECTOR_UNITS = ("sse", "avx", "fma", "amx", "asimd", "sve")
 
-LOSS_TOLERANCE = 1e-5
-AP_TOLERANCE = 0.02
+LOSS_TOLERANCE = 1e-2
+AP_TOLERANCE = 0.005
 # Fields of a manifest that follow from the teacher's weights, or from how this machine draws the scenes and computes.
 WEIGHT_FIELDS = r"teacher\.weights_sha256|plan\.image_digest|numeric\.torch|codec\.\w+_logits\..*"
 
@@ -81,11 +83,11 @@ def main(arguments: argparse.Namespace) -> int:
     """Commands -> figures -> comparison with the golden file, or a new one."""
     golden = None if arguments.record else read_golden(arguments.golden)
     with work_folder(arguments.work_dir) as work:
-        pin_arithmetic()
+        prepare_process()
         figures: Figures = {"machine": describe_machine()}
         for head in HEADS:
             figures[head] = run_path(head, work)
-        call("report", "--work-dir", "work_dirs")
+        call("report", "--work-dir", "work_dirs", "--no-pictures")
     print_figures(figures)
     if golden is None:
         arguments.golden.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -129,15 +131,19 @@ def work_folder(given: Path | None) -> Iterator[Path]:
             yield work
 
 
-def pin_arithmetic() -> None:
-    """One thread of the CPU, so that sums are added up in one order."""
+def prepare_process() -> None:
+    """Import OpenMMLab for one thread of the CPU, so that sums are added up in one order."""
     os.environ.update(ENVIRONMENT)
-    # Not at the top: they would come before the environment, and into every process that cuts patches.
+    # Not at the top: it would come before the environment, and into every process that cuts patches.
     import cv2
     import torch
 
+    import pipelines.openmmlab  # noqa: F401
+
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # mmengine's data sets collect garbage when they are made; what the imports have left is none.
+    gc.freeze()
 
 
 def describe_machine() -> dict[str, Any]:

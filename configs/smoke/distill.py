@@ -6,7 +6,7 @@ make distill CONFIG=configs/smoke/distill.py
 
 _base_ = ["./plain.py", "../_base_/distill.py"]
 
-teacher = dict(config="configs/smoke/teacher.py", checkpoint="work_dirs/smoke_teacher/iter_8.pth")
+teacher = dict(config="configs/smoke/teacher.py", checkpoint="work_dirs/smoke_teacher/iter_6.pth")
 cache = "caches/smoke.zarr"
 
 model = dict(type="CachedDistiller", distillation={{_base_.distillation}})

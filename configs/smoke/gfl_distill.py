@@ -6,7 +6,7 @@ make distill CONFIG=configs/smoke/gfl_distill.py
 
 _base_ = ["./gfl_plain.py", "../_base_/distill_gfl_vlr.py"]
 
-teacher = dict(config="configs/smoke/gfl_teacher.py", checkpoint="work_dirs/smoke_gfl_teacher/iter_8.pth")
+teacher = dict(config="configs/smoke/gfl_teacher.py", checkpoint="work_dirs/smoke_gfl_teacher/iter_6.pth")
 cache = "caches/smoke_gfl.zarr"
 
 model = dict(type="CachedDistiller", bbox_head=dict(type="GFLStudentHead"), distillation={{_base_.distillation}})
