@@ -5,7 +5,7 @@ python -m benchmarks.mixed_sizes --config configs/demo/gfl_distill.py --student 
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from cache.reader import CacheReader
 from distill.checkpoint import load_checkpoint, load_weights, state_dict_of
-from pipelines.command import positive_int, progress, run_command
+from pipelines.base.command import positive_int, progress, run_command
+from pipelines.base.experiment import entries_of, load_config, training_set
 from pipelines.distill import point_to_cache
-from pipelines.experiment import entries_of, load_config, training_set
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ One schedule for all four. Prints AP50 on the crops and draws the detections; a 
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
@@ -22,11 +22,11 @@ from mmengine.config import Config
 from distill.devkit import Detections, read_detections
 from distill.dota import DOTA_CLASSES, format_labels, read_labels
 from pipelines import cache_teacher, distill, teacher, train
-from pipelines.command import run_command
+from pipelines.base.command import run_command
+from pipelines.base.experiment import load_config
 from pipelines.demo import run
 from pipelines.evaluate import evaluate
-from pipelines.experiment import load_config
-from pipelines.patches import Window, crop_image, crop_labels
+from pipelines.prepare.patches import Window, crop_image, crop_labels
 
 SIDE = 512
 # Image and left upper corner of each crop.

@@ -11,7 +11,7 @@ of 8 batches of 2 views, for an untrained student and for the one that is given.
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
@@ -36,10 +36,10 @@ from cache.quantize import LOGIT_FIELDS, PRESETS
 from distill.checkpoint import load_checkpoint, state_dict_of
 from distill.losses import GatheredTargets
 from distill.teacher import FrozenTeacher
-from pipelines.capture import Capture, PatchLogits, PatchViews, measure_error
-from pipelines.experiment import load_config
+from pipelines.base.experiment import load_config
+from pipelines.capture.capture import Capture, PatchLogits, PatchViews, measure_error
+from pipelines.capture.probe import choose_patches, value_ranges
 from pipelines.plan import plan_views
-from pipelines.probe import choose_patches, value_ranges
 
 STEPS = tuple(2.0**exponent for exponent in range(-6, 1))
 BITS = (4, 5, 6, 7, 8)

@@ -36,8 +36,8 @@ from cache.reader import CacheReader
 from cache.verify import verify_block, verify_metadata
 from cache.view import FLIPS
 from cache.writer import CacheWriter
-from pipelines.blocks import map_and_add
-from pipelines.command import available_cores, bytes_on_disk, positive_int, run_command
+from pipelines.base.command import available_cores, bytes_on_disk, positive_int, run_command
+from pipelines.base.parallel import map_and_add
 
 DOTA_PATCHES = 9_734
 # Rows of a view on 128 real patches (docs/benchmarks.md), straight lines between the percentiles. The ends are the

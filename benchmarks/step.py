@@ -12,7 +12,7 @@ the device. Peak memory is that of a process of its own for each row, which trai
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
@@ -53,7 +53,7 @@ from benchmarks.step_project import (
 from benchmarks.step_report import draw, paired_ratio, print_report, stage_medians
 from benchmarks.step_stages import StageClock, watch_region_search, watch_step
 from distill.heads import PLANNED_ASSIGNMENT
-from pipelines.command import positive_int, progress, run_command
+from pipelines.base.command import positive_int, progress, run_command
 
 Batch = dict[str, Any]
 # Steps of a row's own process, whose peak is its memory: the optimiser's state is there from the second on.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import sys
 import time
@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from cache.reader import CacheReader
 from pipelines import cache_teacher, data
+from pipelines.base.experiment import load_config, require_keys, training_set
 from pipelines.distill import point_to_cache, require_matching_cache
-from pipelines.experiment import load_config, require_keys, training_set
 from pipelines.train import require_training_images
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ may fill one cache at the same time: give each `--part 1/4`, `--part 2/4` and so
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
@@ -29,13 +29,13 @@ from cache.quantize import FieldCodec, codecs_of, resolve_codec
 from cache.reader import CacheReader
 from cache.storage import Folder, Location, locate
 from cache.writer import CacheWriter, Part
-from pipelines.capture import add_capture_arguments, add_teacher_arguments
-from pipelines.cluster import add_cluster_arguments, open_cluster
-from pipelines.command import bytes_on_disk, run_command
-from pipelines.engine import make_engine
-from pipelines.experiment import load_config, require_keys
+from pipelines.base.command import bytes_on_disk, run_command
+from pipelines.base.experiment import load_config, require_keys
+from pipelines.capture.capture import add_capture_arguments, add_teacher_arguments
+from pipelines.capture.cluster import add_cluster_arguments, open_cluster
+from pipelines.capture.engine import make_engine
+from pipelines.capture.probe import Probe
 from pipelines.plan import plan_figures, plan_views, print_plan, print_probe, row_bytes
-from pipelines.probe import Probe
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ the views in the order of an uninterrupted run.
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
@@ -26,18 +26,18 @@ from scipy import stats
 from cache.manifest import fingerprint, first_difference, require_equal
 from cache.reader import CacheReader
 from distill.teacher import FrozenTeacher
-from pipelines.command import positive_int, run_command
+from pipelines.base.command import positive_int, run_command
+from pipelines.base.experiment import load_config, require_keys, view_pipeline
 from pipelines.distill import point_to_cache
-from pipelines.experiment import load_config, require_keys, view_pipeline
-from pipelines.patches import write_json
-from pipelines.record import describe_code, kind_of, read_evaluation, read_record, write_text
-from pipelines.students import (
+from pipelines.prepare.patches import write_json
+from pipelines.studies.students import (
     OUTPUT,
     Student,
     require_same_configs,
     require_trainable,
     run_students,
 )
+from pipelines.training.record import describe_code, kind_of, read_evaluation, read_record, write_text
 
 KINDS = ("plain", "live", "cached")
 TEACHER = "teacher"

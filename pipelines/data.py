@@ -22,10 +22,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.coco_data import prepare_coco
-from pipelines.command import available_cores, existing_file, positive_int, run_command
-from pipelines.data_folder import load_file
-from pipelines.dota_data import prepare_dota
+from pipelines.base.command import available_cores, existing_file, positive_int, run_command
+from pipelines.prepare.coco import prepare_coco
+from pipelines.prepare.data_folder import load_file
+from pipelines.prepare.dota import prepare_dota
 
 FORMATS = {"dota": prepare_dota, "coco": prepare_coco}
 

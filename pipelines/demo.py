@@ -7,7 +7,7 @@ Each stage that makes something is the command that a user would type, in a proc
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
@@ -24,10 +24,10 @@ import cv2
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.command import bytes_on_disk, run_command
+from pipelines.base.command import bytes_on_disk, run_command
+from pipelines.base.experiment import load_config
 from pipelines.evaluate import evaluate
-from pipelines.experiment import load_config
-from pipelines.record import EVALUATION
+from pipelines.training.record import EVALUATION
 
 CONFIGS = {name: f"configs/demo/{name}.py" for name in ("teacher", "plain", "distill")}
 # What a working demo must show on held-out scenes.

@@ -5,7 +5,7 @@ python -m pipelines.distill --config configs/distill/gwd_r18_1x_dota.py
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import sys
@@ -19,8 +19,8 @@ from cache.manifest import ManifestMismatch, is_allowed, require_equal
 from cache.reader import CacheReader
 from cache.storage import locate
 from distill.region import is_inside
-from pipelines.command import run_command, warn
-from pipelines.experiment import describe_assignment, describe_student, entries_of, require_keys, training_set
+from pipelines.base.command import run_command, warn
+from pipelines.base.experiment import describe_assignment, describe_student, entries_of, require_keys, training_set
 from pipelines.train import add_training_arguments, prepare, require_training_images, train
 
 # What a student and its cache must share; the teacher, codec and numeric mode are the cache's own.

@@ -5,7 +5,7 @@ python -m pipelines.evaluate --config configs/distill/gwd_r18_1x_dota.py --check
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import inspect
@@ -20,9 +20,9 @@ from mmengine.registry import Registry
 from mmrotate.registry import DATASETS, METRICS
 
 from distill.checkpoint import load_checkpoint, load_weights, state_dict_of
-from pipelines.command import run_command
-from pipelines.experiment import load_config
-from pipelines.runner import ConciseRunner
+from pipelines.base.command import run_command
+from pipelines.base.experiment import load_config
+from pipelines.base.runner import ConciseRunner
 
 # A distilled student is a plain detector once it is trained.
 DETECTOR = "mmdet.SingleStageDetector"

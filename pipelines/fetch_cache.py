@@ -27,8 +27,8 @@ from cache.layout import block_keys, commit_key, open_root, read_plan
 from cache.reader import CacheReader
 from cache.storage import Bucket, Folder, locate
 from cache.verify import Finding, verify_block, verify_metadata
-from pipelines.blocks import map_and_add
-from pipelines.command import available_cores, positive_int, progress, run_command
+from pipelines.base.command import available_cores, positive_int, progress, run_command
+from pipelines.base.parallel import map_and_add
 
 # Metadata is checked before blocks are looked at, so damage to both is mended in two rounds; the third finds none.
 ROUNDS = 3

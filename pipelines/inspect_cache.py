@@ -9,7 +9,7 @@ puts a student's beside them. Blocks that were not captured are left out.
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
@@ -32,14 +32,14 @@ from cache.storage import Place, locate
 from cache.verify import BlockStatistics, block_statistics, captured_blocks
 from cache.view import FLIPS
 from distill.teacher import FrozenTeacher
-from pipelines import cache_pictures
-from pipelines.blocks import map_and_add
-from pipelines.capture import measure_error
-from pipelines.command import available_cores, plain_console, positive_int, printable, run_command
+from pipelines.base.command import available_cores, plain_console, positive_int, printable, run_command
+from pipelines.base.experiment import load_config, require_keys
+from pipelines.base.parallel import map_and_add
+from pipelines.capture.capture import measure_error
+from pipelines.capture.views import TrainingViews
 from pipelines.evaluate import detector_config
-from pipelines.experiment import load_config, require_keys
 from pipelines.plan import PERCENTILES
-from pipelines.views import TrainingViews
+from pipelines.reporting import cache_pictures
 
 EXPENSIVE_VIEWS = 10
 ERROR_UNITS = {"mean_kl": " nats", "pixels": " px", "degrees": "°"}

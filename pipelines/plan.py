@@ -6,7 +6,7 @@ python -m pipelines.plan --config configs/distill/gwd_r18_1x_dota.py --checkpoin
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import hashlib
@@ -27,13 +27,13 @@ from torch.utils.data import DataLoader, Dataset
 from cache.plan import VIEWS_PER_BLOCK, Plan, PlannedPatch, make_plan
 from cache.quantize import FLOATS, PRESETS, FieldCodec
 from cache.view import FLIPS
-from pipelines.capture import add_capture_arguments, add_teacher_arguments
-from pipelines.cluster import Cluster, Shared, add_cluster_arguments, open_cluster
-from pipelines.command import positive_int, progress, run_command
-from pipelines.engine import make_engine, register
-from pipelines.experiment import build_adapter, load_config, require_keys
-from pipelines.probe import Probe
-from pipelines.views import TrainingViews
+from pipelines.base.command import positive_int, progress, run_command
+from pipelines.base.experiment import build_adapter, load_config, require_keys
+from pipelines.capture.capture import add_capture_arguments, add_teacher_arguments
+from pipelines.capture.cluster import Cluster, Shared, add_cluster_arguments, open_cluster
+from pipelines.capture.engine import make_engine, register
+from pipelines.capture.probe import Probe
+from pipelines.capture.views import TrainingViews
 
 # A step's codes take two bytes where their range needs it.
 WIDEST_CODE = FieldCodec("uint16")

@@ -5,7 +5,7 @@ python -m pipelines.publish --checkpoint work_dirs/.../epoch_12.pth --out gwd_r1
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from distill.checkpoint import load_checkpoint, state_dict_of, weights_digest
-from pipelines.command import run_command
+from pipelines.base.command import run_command
 
 # What a user of the weights needs of a run's meta; dates, hosts and paths stay behind.
 META_KEYS = ("epoch", "iter", "dataset_meta", "mmengine_version", "cfg")

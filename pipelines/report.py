@@ -8,7 +8,7 @@ It reads what the commands have left in the work folders: `run.json`, logs, `eva
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
@@ -23,12 +23,15 @@ from typing import Any
 from cache.grid import AnchorGrid
 from cache.manifest import Manifest, fingerprint
 from cache.reader import CacheReader
-from pipelines import report_charts as charts
 from pipelines import sweep as sweeps
-from pipelines.command import bytes_on_disk, run_command, warn
+from pipelines.base.command import bytes_on_disk, run_command, warn
+from pipelines.base.experiment import load_config
 from pipelines.compare import verdict
-from pipelines.experiment import load_config
-from pipelines.record import (
+from pipelines.reporting import charts
+from pipelines.reporting.charts import AP_COLUMNS, COLOURS, NEUTRAL, PALETTE, Bar, Curve, inline_svg
+from pipelines.reporting.page import Section, bullets, card, details, facts, page, paragraph, picture, table, tiles
+from pipelines.reporting.pictures import draw_pictures
+from pipelines.training.record import (
     EVALUATION,
     RECORD,
     cache_path,
@@ -38,9 +41,6 @@ from pipelines.record import (
     read_record,
     write_text,
 )
-from pipelines.report_charts import AP_COLUMNS, COLOURS, NEUTRAL, PALETTE, Bar, Curve, inline_svg
-from pipelines.report_page import Section, bullets, card, details, facts, page, paragraph, picture, table, tiles
-from pipelines.report_pictures import draw_pictures
 
 TITLE = "Localization Distillation from a teacher cache"
 STUDIES = ("demo", "compare", "sweep")

@@ -7,7 +7,7 @@ Started again after an interruption, it skips what is finished; an unfinished tr
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import csv
@@ -27,12 +27,11 @@ from rich.table import Table
 
 from cache.manifest import fingerprint
 from cache.reader import CacheReader
-from pipelines.command import positive_int, run_command
+from pipelines.base.command import positive_int, run_command
+from pipelines.base.experiment import load_config, require_keys
 from pipelines.distill import point_to_cache
-from pipelines.experiment import load_config, require_keys
-from pipelines.patches import write_json
-from pipelines.record import describe_code, kind_of, read_evaluation, read_record, write_text
-from pipelines.students import (
+from pipelines.prepare.patches import write_json
+from pipelines.studies.students import (
     OUTPUT,
     Student,
     require_name,
@@ -40,6 +39,7 @@ from pipelines.students import (
     require_trainable,
     run_students,
 )
+from pipelines.training.record import describe_code, kind_of, read_evaluation, read_record, write_text
 
 AP_COLUMNS = ("AP", "AP50", "AP75")
 BASELINE = "plain"

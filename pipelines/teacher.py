@@ -5,13 +5,13 @@ python -m pipelines.teacher --config configs/teacher/gwd_r34_2x_dota.py
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import sys
 
-from pipelines.command import run_command
-from pipelines.experiment import build_adapter
+from pipelines.base.command import run_command
+from pipelines.base.experiment import build_adapter
 from pipelines.train import add_training_arguments, prepare, train
 
 

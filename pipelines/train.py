@@ -5,7 +5,7 @@ python -m pipelines.train --config configs/plain/gwd_r18_1x_dota.py
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import os
@@ -20,10 +20,10 @@ from mmengine.config import Config, DictAction
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from distill.checkpoint import use_safe_loading
-from pipelines.command import run_command
-from pipelines.experiment import load_config
-from pipelines.record import TrainingWatch, forget_record, write_record
-from pipelines.runner import ConciseRunner
+from pipelines.base.command import run_command
+from pipelines.base.experiment import load_config
+from pipelines.base.runner import ConciseRunner
+from pipelines.training.record import TrainingWatch, forget_record, write_record
 
 TORCHVISION = "torchvision://"
 

@@ -7,7 +7,7 @@ Without `--config` the store alone is checked.
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import hashlib
@@ -27,10 +27,8 @@ from cache.storage import locate
 from cache.verify import Finding, captured_blocks, verify_block, verify_documents, verify_metadata
 from cache.writer import require_idle
 from distill.audit import compare_record, repeat_tolerance
-from pipelines.blocks import map_and_add
-from pipelines.capture import Capture, PatchLogits, add_teacher_arguments, describe_numeric, load_teacher
-from pipelines.command import available_cores, plain_console, positive_int, printable, progress, run_command
-from pipelines.experiment import (
+from pipelines.base.command import available_cores, plain_console, positive_int, printable, progress, run_command
+from pipelines.base.experiment import (
     describe_assignment,
     describe_student,
     entries_of,
@@ -38,6 +36,8 @@ from pipelines.experiment import (
     require_keys,
     training_set,
 )
+from pipelines.base.parallel import map_and_add
+from pipelines.capture.capture import Capture, PatchLogits, add_teacher_arguments, describe_numeric, load_teacher
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import ast
 import json
@@ -26,7 +26,7 @@ from torch import nn
 
 from distill.detectors import CachedDistiller, LiveDistiller
 from distill.region import sample_region
-from pipelines.experiment import describe_student, load_config, training_set
+from pipelines.base.experiment import describe_student, load_config, training_set
 from pipelines.sweep import load_sweep, student_configs
 from tests.conftest import REPOSITORY
 

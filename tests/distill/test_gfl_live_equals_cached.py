@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import json
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ from distill.losses import MAIN_WEIGHT
 from distill.region import box_region, sample_boxes
 from distill.teacher import FrozenTeacher
 from pipelines import cache_teacher, verify_cache
+from pipelines.base.experiment import load_config, training_set
 from pipelines.distill import point_to_cache, require_matching_cache
-from pipelines.experiment import load_config, training_set
 from tests.conftest import REPOSITORY
 from tests.distill.coco_tools import SIZES, write_coco_images
 

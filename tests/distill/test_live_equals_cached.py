@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from distill.devkit import rbox_to_polygon
 from distill.dota import DOTA_CLASSES, Labels, format_labels
 from distill.heads import PLANNED_ASSIGNMENT
 from pipelines import cache_teacher
-from pipelines.experiment import load_config, training_set
+from pipelines.base.experiment import load_config, training_set
 from tests.conftest import REPOSITORY
 from tests.distill.golden_tools import STUDENT_SEED, TEACHER_SEED, fill_seeded_weights, loaded_crop
 

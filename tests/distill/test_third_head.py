@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import json
 import re
@@ -17,7 +17,7 @@ from torch import nn
 
 from cache.reader import CacheReader
 from pipelines import cache_teacher, inspect_cache, verify_cache
-from pipelines.experiment import load_config, training_set
+from pipelines.base.experiment import load_config, training_set
 from tests.conftest import REPOSITORY
 from tests.distill.coco_tools import write_coco_images
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-import pipelines.openmmlab  # noqa: F401
+import pipelines.base.openmmlab  # noqa: F401
 from pipelines import cache_teacher, data, teacher
-from pipelines.command import run_command
+from pipelines.base.command import run_command
 from tests.conftest import REPOSITORY
 
 CONFIG = """

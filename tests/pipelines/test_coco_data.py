@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import json
 import shutil
@@ -19,12 +19,12 @@ from mmrotate.registry import MODELS
 
 from distill.coco_annotations import read_annotations
 from distill.dota import Labels, read_labels
-from pipelines.coco_data import horizontal_boxes
-from pipelines.command import run_command
+from pipelines.base.command import run_command
+from pipelines.base.experiment import load_config
 from pipelines.data import main, make_parser
 from pipelines.evaluate import evaluate
-from pipelines.experiment import load_config
-from pipelines.record import read_evaluation
+from pipelines.prepare.coco import horizontal_boxes
+from pipelines.training.record import read_evaluation
 from tests.conftest import REPOSITORY
 
 CLASSES = ("plane", "ship", "storage-tank")
@@ -145,7 +145,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
-            "pipelines.coco_data.annotate", lambda *arguments: (_ for _ in ()).throw(OSError("no space left"))
+            "pipelines.prepare.coco.annotate", lambda *arguments: (_ for _ in ()).throw(OSError("no space left"))
         )
         assert run(write_config(tmp_path)) == 1
     assert json.loads((tmp_path / "out/source.json").read_text())["complete"] is False

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from pipelines import command
-from pipelines.command import progress, run_command
+from pipelines.base import command
+from pipelines.base.command import progress, run_command
 
 
 def fail_with(error: BaseException) -> command.Main:

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from distill.dota import read_labels
-from pipelines.command import run_command
+from pipelines.base.command import run_command
 from pipelines.data import main, make_parser
-from pipelines.data_folder import exclusive
-from pipelines.scenes import write_scenes
+from pipelines.prepare.data_folder import exclusive
+from pipelines.scenes.scene import write_scenes
 
 REPOSITORY = Path(__file__).parents[2]
 PLANE = "1 1 9 1 9 9 1 9 plane 0\n"
@@ -172,7 +172,7 @@ def test_scenes_stopped_while_rendering_are_completed(tmp_path: Path, monkeypatc
         write_scenes(folder, count, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.scenes.write_scenes", stop_at_val)
+        patch.setattr("pipelines.scenes.scene.write_scenes", stop_at_val)
         assert run(write_config(tmp_path / "stopped")) == 1
     assert run(write_config(tmp_path / "stopped")) == 0
     assert tree(tmp_path / "stopped/out") == tree(tmp_path / "whole/out")

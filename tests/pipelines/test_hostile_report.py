@@ -16,9 +16,9 @@ from cache.reader import CacheReader
 from cache.view import FLIPS
 from cache.writer import CacheWriter
 from pipelines import inspect_cache, report, verify_cache
-from pipelines.command import printable, run_command
+from pipelines.base.command import printable, run_command
 from pipelines.report import Group, Run
-from pipelines.report_page import page
+from pipelines.reporting.page import page
 from tests.cache.store_tools import small_manifest, write_blocks
 from tests.pipelines.conftest import call
 

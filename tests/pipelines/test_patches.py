@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.dota import Labels, format_labels, list_images, parse_labels, parse_patch_name, read_labels
-from pipelines.patches import (
+from pipelines.prepare.patches import (
     SourceImage,
     SplitFolder,
     SplitRule,
@@ -256,7 +256,7 @@ def test_crash_at_every_step_leaves_an_image_finished_or_to_be_done_again(
         folder.make()
         write_patches(first, folder, SMALL, CLASSES)
         with monkeypatch.context() as patch:
-            patch.setattr("pipelines.patches.os.replace", replace_until(step))
+            patch.setattr("pipelines.prepare.patches.os.replace", replace_until(step))
             with pytest.raises(KilledError):
                 write_patches(second, folder, SMALL, CLASSES)
         assert list(folder.records()) == ["first"]

@@ -13,8 +13,8 @@ from cache.manifest import fingerprint
 from cache.reader import CacheReader
 from distill.checkpoint import load_checkpoint, weights_digest
 from pipelines import distill, train
-from pipelines.experiment import load_config
-from pipelines.record import RECORD, config_digest, read_evaluation, read_losses, read_record
+from pipelines.base.experiment import load_config
+from pipelines.training.record import RECORD, config_digest, read_evaluation, read_losses, read_record
 from tests.pipelines.conftest import Project, call
 
 

@@ -12,7 +12,7 @@ import pytest
 from cache.manifest import fingerprint
 from cache.reader import CacheReader
 from pipelines import distill, evaluate, report, train
-from pipelines.report_pictures import weight_maps
+from pipelines.reporting.pictures import weight_maps
 from tests.pipelines.conftest import Project, call
 
 HOSTILE = "</pre></td><script>alert(1)</script>$x$"

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.dota import DOTA_CLASSES, Labels, format_labels, parse_labels, read_labels
-from pipelines import scenes
-from pipelines.scene_objects import KINDS, draw_object
-from pipelines.scene_pen import Pose, paint
-from pipelines.scenes import Scene, render_scene, write_scenes
+from pipelines.scenes import scene as scenes
+from pipelines.scenes.objects import KINDS, draw_object
+from pipelines.scenes.pen import Pose, paint
+from pipelines.scenes.scene import Scene, render_scene, write_scenes
 
 REPOSITORY = Path(scenes.__file__).parents[1]
 SMALL = (128, 128)
@@ -73,7 +73,7 @@ def test_same_seed_gives_same_bytes_in_any_process(seed: int, size: tuple[int, i
     assert here != digest(render_scene(seed + 1, size=size, scale=scale))
     code = (
         "import cv2, hashlib; cv2.setNumThreads(1)\n"
-        "from pipelines.scenes import render_scene\n"
+        "from pipelines.scenes.scene import render_scene\n"
         "from distill.dota import format_labels\n"
         f"scene = render_scene({seed}, size={size}, scale={scale})\n"
         "print(hashlib.sha256(scene.image.tobytes() + format_labels(scene.labels).encode()).hexdigest())"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import distill, report, sweep
-from pipelines.record import read_record
 from pipelines.sweep import describe_settings, flatten, numeric_curves
+from pipelines.training.record import read_record
 from tests.pipelines.conftest import Project, call
 from tests.pipelines.study_tools import compiled_once, start, trainings, wait_until
 
@@ -96,7 +96,7 @@ def students_of(folder: Path) -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             line = (process / "cmdline").read_bytes()
-            if b"pipelines.students" in line and str(folder).encode() in line:
+            if b"pipelines.studies.students" in line and str(folder).encode() in line:
                 found.append(int(process.name))
     return found
 

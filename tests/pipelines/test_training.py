@@ -20,7 +20,7 @@ from distill.checkpoint import load_checkpoint, weights_digest
 from distill.heads import RotatedRetinaDistributionHead
 from distill.losses import DistributionDistillationLoss
 from pipelines import distill, train
-from pipelines.experiment import load_config
+from pipelines.base.experiment import load_config
 from tests.pipelines.conftest import Project, call
 
 LOSSES = ("loss", "loss_cls", "loss_bbox", "loss_ld", "loss_kd")

@@ -16,9 +16,10 @@ from cache.reader import CacheReader
 from cache.writer import CacheWriter
 from distill.checkpoint import load_checkpoint
 from distill.teacher import FrozenTeacher
-from pipelines import cache_pictures, inspect_cache, verify_cache
-from pipelines.experiment import load_config
-from pipelines.views import TrainingViews
+from pipelines import inspect_cache, verify_cache
+from pipelines.base.experiment import load_config
+from pipelines.capture.views import TrainingViews
+from pipelines.reporting import cache_pictures
 from tests.cache.store_tools import contents
 from tests.pipelines.conftest import Project, call
 

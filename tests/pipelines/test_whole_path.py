@@ -15,8 +15,9 @@ import pytest
 from cache.quantize import FieldCodec
 from cache.reader import CacheReader
 from distill.teacher import FrozenTeacher
-from pipelines import cache_teacher, distill, engine, evaluate, plan
-from pipelines.experiment import load_config
+from pipelines import cache_teacher, distill, evaluate, plan
+from pipelines.base.experiment import load_config
+from pipelines.capture import engine
 from tests.cache.store_tools import contents
 from tests.pipelines.conftest import Project, call
 

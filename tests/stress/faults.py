@@ -42,7 +42,7 @@ def run_quietly(command: str, argv: list[str]) -> None:
     """In a child process: one of the project's commands."""
     import importlib
 
-    from pipelines.command import run_command
+    from pipelines.base.command import run_command
 
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)

@@ -6,7 +6,7 @@ that `CacheReader` reads from it.
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import tempfile
 from pathlib import Path
@@ -18,7 +18,7 @@ from mmrotate.registry import MODELS
 
 from cache.reader import CacheReader
 from pipelines import cache_teacher
-from pipelines.experiment import load_config
+from pipelines.base.experiment import load_config
 from tests.cache.golden_stores import RECORD_ARRAYS, STORES
 from tests.conftest import REPOSITORY
 from tests.distill.coco_tools import write_coco_images

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.manifest import as_stored
-from pipelines.command import progress, warn
-from pipelines.data_folder import (
+from pipelines.base.command import progress, warn
+from pipelines.prepare.data_folder import (
     SPLITS,
     exclusive,
     is_complete,
@@ -22,7 +22,7 @@ from pipelines.data_folder import (
     require_data_keys,
     require_scenes,
 )
-from pipelines.patches import Source, SourceImage, SplitFolder, SplitRule, read_source, split_images, write_json
+from pipelines.prepare.patches import Source, SourceImage, SplitFolder, SplitRule, read_source, split_images, write_json
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -148,7 +148,7 @@ def refuse_other_source(data_root: Path, stored: Mapping[str, Any] | None, sourc
 
 def render_scenes(config: DataConfig, stored: Mapping[str, Any] | None, parameters: Mapping[str, Any]) -> Path:
     """Render the synthetic scenes that are not there yet; their folder, laid out as DOTA's."""
-    from pipelines.scenes import write_scenes
+    from pipelines.scenes.scene import write_scenes
 
     assert config.scenes is not None, "describe() has refused this"
     if stored is None:

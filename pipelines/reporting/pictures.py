@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import base64
 import io
@@ -20,9 +20,9 @@ from PIL import Image
 
 from cache.grid import AnchorGrid
 from cache.reader import CacheReader
-from pipelines import cache_pictures
-from pipelines.cache_pictures import STYLE
-from pipelines.views import TrainingViews
+from pipelines.capture.views import TrainingViews
+from pipelines.reporting import cache_pictures
+from pipelines.reporting.cache_pictures import STYLE
 
 QUALITY = 88
 COLUMNS = 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import io
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from torch import Tensor
 from cache.grid import AnchorGrid, padded_shape
 from distill.region import box_region
 from distill.transforms import describe_views
-from pipelines.experiment import build_adapter, build_assigner, entries_of, training_set, view_pipeline
+from pipelines.base.experiment import build_adapter, build_assigner, entries_of, training_set, view_pipeline
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import time
@@ -24,9 +24,9 @@ from cache.quantize import LOGIT_FIELDS, FieldCodec, subtract_row_max
 from cache.view import FLIPS
 from distill.adapter import HeadAdapter
 from distill.teacher import FrozenTeacher
-from pipelines.command import positive_int
-from pipelines.experiment import describe_assignment, describe_student, require_plain_preprocessor
-from pipelines.views import TrainingViews
+from pipelines.base.command import positive_int
+from pipelines.base.experiment import describe_assignment, describe_student, require_plain_preprocessor
+from pipelines.capture.views import TrainingViews
 
 # What the teacher may compute in: float32, or autocast to one of the others.
 DTYPES = ("float32", "bfloat16", "float16")

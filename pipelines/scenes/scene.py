@@ -16,10 +16,16 @@ import numpy as np
 from rich.progress import track
 
 from distill.dota import DOTA_CLASSES, Labels, format_labels
-from pipelines import scene_blocks, scene_compact, scene_ground, scene_objects, scene_pen, scene_site, scene_themes
-from pipelines.scene_compact import COMPACT_BASES, PIXELS_PER_METRE, compact
-from pipelines.scene_site import Site
-from pipelines.scene_themes import THEMES
+from pipelines.scenes import blocks as scene_blocks
+from pipelines.scenes import compact as scene_compact
+from pipelines.scenes import ground as scene_ground
+from pipelines.scenes import objects as scene_objects
+from pipelines.scenes import pen as scene_pen
+from pipelines.scenes import site as scene_site
+from pipelines.scenes import themes as scene_themes
+from pipelines.scenes.compact import COMPACT_BASES, PIXELS_PER_METRE, compact
+from pipelines.scenes.site import Site
+from pipelines.scenes.themes import THEMES
 
 _SMALLEST_SIDE = 64
 # Below this many metres or pixels a town block or a marina does not fit the image.

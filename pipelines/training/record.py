@@ -5,7 +5,7 @@ It says what was trained (config, seed, order of the views), from which cache, b
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import hashlib
 import json
@@ -33,13 +33,13 @@ from cache import __version__
 from cache.manifest import fingerprint
 from cache.reader import CacheReader
 from distill.checkpoint import weights_digest
-from pipelines.command import available_cores, bytes_on_disk
-from pipelines.patches import write_json
+from pipelines.base.command import available_cores, bytes_on_disk
+from pipelines.prepare.patches import write_json
 
 RECORD = "run.json"
 EVALUATION = "evaluation"
 FORMAT = 1
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 KINDS = {"CachedDistiller": "cached", "LiveDistiller": "live"}
 # What says where and how a run happens, not what is trained.

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 
 from distill.dota import Labels
-from pipelines.scene_ground import Ground, apply_shadows, develop
-from pipelines.scene_objects import KINDS, draw_object
-from pipelines.scene_pen import (
+from pipelines.scenes.ground import Ground, apply_shadows, develop
+from pipelines.scenes.objects import KINDS, draw_object
+from pipelines.scenes.pen import (
     CONTAINERS,
     DARK,
     WHITE,

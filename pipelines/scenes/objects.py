@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipelines.scene_pen import (
+from pipelines.scenes.pen import (
     ASPHALT,
     CONCRETE,
     CONTAINERS,

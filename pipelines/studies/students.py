@@ -1,6 +1,6 @@
 """Several detectors trained and evaluated, each in a process of its own, N at a time; for sweep and comparison.
 
-    python -m pipelines.students --config <config> --work-dir <folder>
+    python -m pipelines.studies.students --config <config> --work-dir <folder>
 
 is one of those processes: training (plain, live or from the cache, as the config says), then evaluation. What has been
 finished in that folder is not done again.
@@ -11,7 +11,7 @@ process that works on it holds as long as it lives, and `<name>/`, its work fold
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import fcntl
@@ -37,10 +37,10 @@ from mmrotate.registry import MODELS
 from cache.manifest import first_difference
 from cache.reader import CacheReader
 from pipelines import distill, train
-from pipelines.command import available_cores, existing_file, progress, run_command, warn
+from pipelines.base.command import available_cores, existing_file, progress, run_command, warn
+from pipelines.base.experiment import load_config
 from pipelines.evaluate import evaluate
-from pipelines.experiment import load_config
-from pipelines.record import EVALUATION, kind_of, last_checkpoint, read_evaluation, read_record, write_text
+from pipelines.training.record import EVALUATION, kind_of, last_checkpoint, read_evaluation, read_record, write_text
 
 CONFIGS = "configs"
 OUTPUT = "output.log"
@@ -332,7 +332,7 @@ def _failure(output: Path, status: int) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.students",
+        prog="python -m pipelines.studies.students",
         description="Train and evaluate one detector; what is finished in the work folder is not done again.",
         epilog="Exit status: 0 done, 1 failed, 2 unusable arguments.",
     )

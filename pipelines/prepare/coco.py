@@ -27,7 +27,7 @@ import shapely
 from cache.manifest import as_stored
 from distill.coco_annotations import category_ids, read_annotations
 from distill.dota import Labels, list_images, read_labels
-from pipelines.data_folder import (
+from pipelines.prepare.data_folder import (
     SPLITS,
     exclusive,
     is_complete,
@@ -37,7 +37,7 @@ from pipelines.data_folder import (
     require_data_keys,
     require_scenes,
 )
-from pipelines.patches import write_json
+from pipelines.prepare.patches import write_json
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -167,7 +167,7 @@ def make_scenes(data_root: Path, classes: tuple[str, ...], scenes: CocoScenes) -
 
 def make_split(data_root: Path, split: str, classes: Sequence[str], scenes: CocoScenes, *, seed: int) -> None:
     """Render the scenes of a split that are not there yet, then write their annotations."""
-    from pipelines.scenes import write_scenes
+    from pipelines.scenes.scene import write_scenes
 
     folder = data_root / split
     with redirect_stdout(sys.stderr):  # standard output is for the summary alone

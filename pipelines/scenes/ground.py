@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipelines.scene_pen import Colour, shade
+from pipelines.scenes.pen import Colour, shade
 
 _LEVELS = np.arange(256, dtype=np.float32)
 

@@ -19,7 +19,7 @@ import dask
 from distributed import Client, Future, LocalCluster, Security, as_completed
 from distributed.scheduler import KilledWorker
 
-from pipelines.command import available_cores, positive_int, warn
+from pipelines.base.command import available_cores, positive_int, warn
 
 DASHBOARD = "127.0.0.1:8787"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.scene_objects import KINDS
-from pipelines.scene_pen import CLAY, CONCRETE, GRASS, WHITE, mix
-from pipelines.scene_site import Rect, Site, circle, scatter_trees, strip
+from pipelines.scenes.objects import KINDS
+from pipelines.scenes.pen import CLAY, CONCRETE, GRASS, WHITE, mix
+from pipelines.scenes.site import Rect, Site, circle, scatter_trees, strip
 
 _EAST, _SOUTH, _WEST, _NORTH = 0.0, np.pi / 2, np.pi, -np.pi / 2
 _PAINT = mix((104, 104, 102), WHITE, 0.55)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.manifest import first_difference
-from pipelines.command import warn
+from pipelines.base.command import warn
 
 if TYPE_CHECKING:
     from mmengine.config import Config

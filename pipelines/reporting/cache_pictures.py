@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ from cache.reader import CacheReader, TargetRecord
 from cache.verify import FLOAT_EDGES, WEIGHT_EDGES, BlockStatistics
 from distill.adapter import HeadAdapter
 from distill.teacher import FrozenTeacher
+from pipelines.capture.views import TrainingViews, ViewSample
 from pipelines.evaluate import detector_config
-from pipelines.views import TrainingViews, ViewSample
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; classes beyond them change the line's style.
 PALETTE = ("#E69F00", "#56B4E9", "#F0E442", "#D55E00", "#CC79A7", "#009E73", "#0072B2")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import tempfile
 import time
@@ -19,8 +19,8 @@ from cache.plan import Plan, PlannedPatch, make_plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec, ValueRange, choose_codecs
 from cache.view import FLIPS
 from cache.writer import CacheWriter
-from pipelines.capture import Capture, PatchLogits
-from pipelines.command import available_cores, bytes_on_disk, progress
+from pipelines.base.command import available_cores, bytes_on_disk, progress
+from pipelines.capture.capture import Capture, PatchLogits
 
 # Seed of the sample; the codec's steps depend on it.
 PROBE_SEED = 0

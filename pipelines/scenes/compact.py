@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipelines.scene_objects import KINDS
-from pipelines.scene_pen import Pose
-from pipelines.scene_site import Rect, Site, scatter_trees, strip
+from pipelines.scenes.objects import KINDS
+from pipelines.scenes.pen import Pose
+from pipelines.scenes.site import Rect, Site, scatter_trees, strip
 
 COMPACT_BASES = ("grass", "dry grass", "soil", "concrete", "asphalt", "forest")
 # A compact scene's metre is five pixels at scale 1; it only sizes the scenery beside the objects.

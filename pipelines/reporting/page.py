@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from pipelines.report_pictures import Picture
+from pipelines.reporting.pictures import Picture
 
 STYLE = """
 :root {

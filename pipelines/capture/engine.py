@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.openmmlab  # noqa: F401  isort: skip
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import platform
@@ -28,10 +28,10 @@ from cache.reader import CacheReader
 from cache.storage import Location
 from cache.writer import CacheWriter
 from distill.teacher import FrozenTeacher
-from pipelines.capture import Capture, describe_capture, load_teacher, make_capture
-from pipelines.cluster import Cluster, Shared
-from pipelines.command import available_cores, progress, warn
-from pipelines.probe import Probe, run_probe
+from pipelines.base.command import available_cores, progress, warn
+from pipelines.capture.capture import Capture, describe_capture, load_teacher, make_capture
+from pipelines.capture.cluster import Cluster, Shared
+from pipelines.capture.probe import Probe, run_probe
 
 
 class Engine(Protocol):

@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipelines.scene_blocks import add_vehicle, apron, fill_block, road
-from pipelines.scene_objects import KINDS, finger_places
-from pipelines.scene_pen import WHITE
-from pipelines.scene_site import Rect, Site, circle, scatter_trees, strip
+from pipelines.scenes.blocks import add_vehicle, apron, fill_block, road
+from pipelines.scenes.objects import KINDS, finger_places
+from pipelines.scenes.pen import WHITE
+from pipelines.scenes.site import Rect, Site, circle, scatter_trees, strip
 
 _TOWN = {
     "houses": 3.0,

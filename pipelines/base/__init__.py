@@ -1,0 +1,1 @@
+"""What every command needs: command line, configs, files, mmengine's runner, OpenMMLab's import."""

@@ -1,0 +1,1 @@
+"""Views, planning, the probe, and running the teacher over a store's blocks."""

@@ -1,0 +1,1 @@
+"""Images and labels on disk -> what a config trains on."""
