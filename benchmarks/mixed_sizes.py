@@ -43,7 +43,7 @@ def main(arguments: argparse.Namespace) -> None:
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     with progress("compare", 2 * arguments.batches, "batches") as advance:
         for kind, patches in draw_batches(reader, random, arguments.batches, config.train_dataloader.batch_size):
-            flips = random.choice(reader.manifest["views"]["flips"], len(patches))
+            flips = random.choice(reader.manifest.views["flips"], len(patches))
             views = zip(patches, flips.tolist(), strict=True)
             batch = [dataset.pipeline({**infos[patch], "forced_flip": flip}) for patch, flip in views]
             found[kind].append(compare(models, pseudo_collate(batch)))

@@ -28,7 +28,7 @@ import numpy as np
 import zarr
 
 from cache.layout import ERROR_COLUMNS, RECORD_FIELDS, array_of, open_root
-from cache.manifest import make_manifest
+from cache.manifest import Manifest
 from cache.plan import Plan, PlannedPatch, make_plan
 from cache.quantize import CODED_FIELDS, LOGIT_FIELDS, ValueRange, choose_codecs, codecs_of, subtract_row_max
 from cache.reader import CacheReader
@@ -70,7 +70,7 @@ def main(arguments: argparse.Namespace) -> None:
         print_table(figures)
 
 
-def write_store(path: Path, num_patches: int) -> tuple[Plan, dict[str, Any]]:
+def write_store(path: Path, num_patches: int) -> tuple[Plan, Manifest]:
     """A cache of made-up records that compress about as real ones do."""
     shares = np.asarray([0.72, 0.2, 0.06, 0.015, 0.005])
     counts = np.tile((ROWS * shares).astype(int), (len(FLIPS), 1))
@@ -84,10 +84,10 @@ def write_store(path: Path, num_patches: int) -> tuple[Plan, dict[str, Any]]:
     return plan, manifest
 
 
-def make_store_manifest(plan: Plan) -> dict[str, Any]:
+def make_store_manifest(plan: Plan) -> Manifest:
     """A manifest with what the layout needs."""
     head = {"classes": [str(n) for n in range(CLASSES)], "box_parameters": list("xywha"), "num_bins": BOX_SHAPE[1]}
-    return make_manifest(
+    return Manifest(
         teacher={},
         head=head,
         views={"flips": list(FLIPS)},
@@ -114,10 +114,10 @@ def write_block(writer: CacheWriter, block: int, random: np.random.Generator) ->
     writer.write(block, fields, np.zeros(len(ERROR_COLUMNS)))
 
 
-def make_readers(folder: Path, plan: Plan, manifest: dict[str, Any]) -> dict[str, Reader]:
+def make_readers(folder: Path, plan: Plan, manifest: Manifest) -> dict[str, Reader]:
     """Every way of reading, by the name that the table shows."""
     path = folder / "cache.zarr"
-    codecs = codecs_of(manifest["codec"])
+    codecs = codecs_of(manifest.codec)
     cache = CacheReader(path)
     views = [plan.view(index) for index in range(plan.num_views)]
 
@@ -254,9 +254,9 @@ def measure_opening(folder: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def decode_seconds(manifest: dict[str, Any]) -> float:
+def decode_seconds(manifest: Manifest) -> float:
     """Median time of turning one record's codes into float32: a part of every row of the table."""
-    codecs = codecs_of(manifest["codec"])
+    codecs = codecs_of(manifest.codec)
     shapes = {"cls_logits": (ROWS, CLASSES), "box_logits": (ROWS, *BOX_SHAPE)}
     codes = {name: np.zeros(shape, codecs[name].dtype) for name, shape in shapes.items()}
     times = []

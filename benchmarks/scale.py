@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -171,8 +172,12 @@ def write_store(path: Path, num_patches: int, mean_rows: int, period: int) -> di
     """Write a whole store of made-up rows that repeat after `period`; making them is not timed."""
     plan = make_plan(draw_patches(num_patches, mean_rows), FLIPS)
     manifest = make_store_manifest(plan)
-    manifest["codec"] |= {name: codec.to_json() for name, codec in CODECS.items()}
-    manifest["head"]["grid"] = {name: GRID.to_json()[name] for name in ("strides", "ratios", "scales")}
+    grid = {name: GRID.to_json()[name] for name in ("strides", "ratios", "scales")}
+    manifest = replace(
+        manifest,
+        codec={**manifest.codec, **{name: codec.to_json() for name, codec in CODECS.items()}},
+        head={**manifest.head, "grid": grid},
+    )
     pool = row_pool(period, int(plan.rows_per_block.max()))
     began = time.perf_counter()
     writer = CacheWriter(path, manifest, plan)

@@ -296,7 +296,7 @@ def plan_chunk_keys(name: str, num_patches: int, num_views: int) -> list[str]:
 
 def create_arrays(location: Location, manifest: Manifest, plan: Plan, specs: list[ArraySpec]) -> zarr.Group:
     """Write metadata and plan of a new store, `documents` last; every record is still missing."""
-    root = zarr.create_group(location.zarr_store(), zarr_format=3, attributes=dict(manifest))
+    root = zarr.create_group(location.zarr_store(), zarr_format=3, attributes=manifest.to_json())
     root.create_group("plan")
     for spec in specs:
         compressor = (
@@ -346,8 +346,8 @@ def read_plan(root: zarr.Group) -> Plan:
     Raises:
         ValueError: a chunk is lost or damaged, or the plan points outside its arrays.
     """
-    path, manifest = location_of(root), root.attrs.asdict()
-    require_manifest(path, manifest)
+    path = location_of(root)
+    manifest = require_manifest(path, root.attrs.asdict())
     specs = require_arrays(path, manifest)
     arrays = {}
     for name in names_of(root).plan:
@@ -461,10 +461,10 @@ def require_arrays(path: Location, manifest: Manifest) -> dict[str, ArraySpec]:
     Raises:
         ValueError: naming the first document and field that differ, or what would be too large.
     """
-    names = ArrayNames(manifest.get("assignment") is not None)
+    names = ArrayNames(manifest.assignment is not None)
     read_document(path, "plan/zarr.json")
     documents = {name: read_document(path, f"{name}/zarr.json") for name in names.all}
-    counts = manifest["plan"]
+    counts = manifest.plan
     sizes = StoreSizes(
         patches=counts["num_patches"],
         views=counts["num_views"],
@@ -489,7 +489,7 @@ def require_arrays(path: Location, manifest: Manifest) -> dict[str, ArraySpec]:
 
 def manifest_specs(sizes: StoreSizes, manifest: Manifest) -> dict[str, ArraySpec]:
     """Every array by name, for the head and the codecs that a manifest describes."""
-    head, codecs = manifest["head"], codecs_of(manifest["codec"])
+    head, codecs = manifest.head, codecs_of(manifest.codec)
     box_shape = len(head["box_parameters"]), head["num_bins"]
     return {spec.name: spec for spec in array_specs(sizes, codecs, len(head["classes"]), box_shape)}
 

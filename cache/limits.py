@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -80,15 +81,17 @@ def _depth(value: Any) -> int:
     return depth
 
 
-def require_manifest(path: Location, manifest: Manifest) -> None:
-    """Refuse a manifest whose sizes no cache can have, or that does not have them.
+def require_manifest(path: Location, manifest: Mapping[str, Any]) -> Manifest:
+    """The manifest that these attributes of a root group hold.
 
     Raises:
-        ValueError: naming the field, its value and what is possible.
+        ValueError: a section is absent, or has sizes that no cache can have, or none; naming the field, its value and
+            what is possible.
     """
-    for section in ("plan", "head", "views", "codec"):
-        if not isinstance(manifest.get(section), dict):
-            _refuse(path, section, manifest.get(section), "an object")
+    for section in (field.name for field in fields(Manifest) if field.name not in ("format", "code_version")):
+        value = manifest.get(section)
+        if not isinstance(value, dict) and (section, value) != ("assignment", None):
+            _refuse(path, section, value, "an object")
     plan, head = manifest["plan"], manifest["head"]
     for name in COUNTS:
         _require_count(path, f"plan.{name}", plan.get(name), 0 if name == "num_rows" else 1, 2**63)
@@ -109,6 +112,10 @@ def require_manifest(path: Location, manifest: Manifest) -> None:
         raise ValueError(f"cache {path}: codec in the manifest is unusable ({error}). {_cure(path)}") from None
     _require_grid(path, head)
     _require_texts(path, manifest)
+    try:
+        return Manifest.from_json(manifest)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"cache {path}: the manifest is unusable ({error}). {_cure(path)}") from None
 
 
 def _require_grid(path: Location, head: Mapping[str, Any]) -> None:
@@ -132,7 +139,7 @@ def _are_numbers(values: Any, least: float, most: float) -> bool:
     return isinstance(values, list) and all(type(value) in (int, float) and least <= value <= most for value in values)
 
 
-def _require_texts(path: Location, manifest: Manifest) -> None:
+def _require_texts(path: Location, manifest: Mapping[str, Any]) -> None:
     """No text of a manifest may steer the terminal or reverse what is read there."""
     level: list[Any] = [manifest]
     while level:
@@ -201,7 +208,7 @@ def require_plan(path: Location, plan: Plan, manifest: Manifest, rows: Mapping[s
     Raises:
         ValueError: naming the array of the plan, the value and what is possible.
     """
-    counts = manifest["plan"]
+    counts = manifest.plan
     _require_below(path, "block", plan.block, counts["num_blocks"])
     _require_below(path, "view_patch", plan.view_patch, counts["num_patches"])
     _require_below(path, "view_flip", plan.view_flip, len(FLIPS))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,46 +15,55 @@ from cache import __version__
 
 FORMAT = 1
 
-Manifest = Mapping[str, Any]
-
 
 class ManifestMismatch(ValueError):
     """The cache was made from something else than what is asked for."""
 
 
-def make_manifest(
-    *,
-    teacher: Mapping[str, Any],
-    head: Mapping[str, Any],
-    views: Mapping[str, Any],
-    preprocessing: Mapping[str, Any],
-    numeric: Mapping[str, Any],
-    region: Mapping[str, Any],
-    plan: Mapping[str, Any],
-    codec: Mapping[str, Any],
-    assignment: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The manifest as it is stored: plain JSON values, of a size that does not grow with the data.
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a cache was made from: the attributes of its root group, a field a section (cache/FORMAT.md, "Manifest").
 
-    `assignment` names the optional arrays of the planned assignment and the assigner; None where there are none.
+    Its size does not grow with the data. Sections are plain JSON values: tuples become lists, so that the manifest of
+    a capture equals the one read back from its store. `assignment` is None where no assignment is planned.
+
+    Raises:
+        ValueError: a section holds what JSON cannot, such as NaN.
     """
-    manifest = {
-        "format": FORMAT,
-        "code_version": __version__,
-        "teacher": teacher,
-        "head": head,
-        "views": views,
-        "preprocessing": preprocessing,
-        "numeric": numeric,
-        "region": region,
-        "plan": plan,
-        "codec": codec,
-        "assignment": assignment,
-    }
-    return as_stored(manifest)
+
+    format: int = FORMAT
+    code_version: str = __version__
+    teacher: Mapping[str, Any]
+    head: Mapping[str, Any]
+    views: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    numeric: Mapping[str, Any]
+    region: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    codec: Mapping[str, Any]
+    assignment: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name, section in as_stored(self.to_json()).items():
+            object.__setattr__(self, name, section)
+
+    def to_json(self) -> dict[str, Any]:
+        """The attributes of the root group, in the order in which they are stored."""
+        return {section.name: getattr(self, section.name) for section in fields(self)}
+
+    @classmethod
+    def from_json(cls, attributes: Mapping[str, Any]) -> Manifest:
+        """The manifest of a root group that has every section; attributes that format 1 does not know are ignored."""
+        return cls(**{section.name: attributes[section.name] for section in fields(cls)})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the JSON with sorted keys: stores that share it were made from the same things."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
-def as_stored(sections: Manifest) -> dict[str, Any]:
+def as_stored(sections: Mapping[str, Any]) -> dict[str, Any]:
     """Sections as a store gives them back, so that fresh and stored ones compare equal: tuples become lists."""
     return dict(json.loads(json.dumps(sections, allow_nan=False)))
 
@@ -79,17 +90,13 @@ def first_difference(wanted: Any, stored: Any, field: str = "") -> tuple[str, An
 
 
 def require_equal(
-    wanted: Manifest,
-    stored: Manifest,
-    *,
-    place: str,
-    cure: str,
-    sections: Sequence[str],
-    allowed: Sequence[str] = (),
+    wanted: Mapping[str, Any], stored: Manifest, *, place: str, cure: str, allowed: Sequence[str] = ()
 ) -> list[str]:
-    """Refuse a cache that differs from what is wanted in one of the named sections.
+    """Refuse a cache that differs from what is wanted.
 
     Args:
+        wanted: sections of a manifest; the others are not compared.
+        stored: the manifest of the cache.
         allowed: fields that may differ, with all below them.
 
     Returns:
@@ -99,9 +106,9 @@ def require_equal(
         ManifestMismatch: naming field, both values and the cure.
     """
     tolerated = []
-    for section in sections:
-        for field, ours, theirs in differences(wanted.get(section), stored.get(section), section):
-            text = f"{place}: {field} is {shown(theirs)} in the cache but {shown(ours)} here"
+    for section, ours in wanted.items():
+        for field, here, there in differences(ours, getattr(stored, section), section):
+            text = f"{place}: {field} is {shown(there)} in the cache but {shown(here)} here"
             if not is_allowed(field, allowed):
                 raise ManifestMismatch(f"{text}. {cure}")
             tolerated.append(text)
@@ -111,12 +118,6 @@ def require_equal(
 def is_allowed(field: str, allowed: Sequence[str]) -> bool:
     """Whether a field, or one that it is part of, is among those allowed to differ."""
     return any(field == name or field.startswith((f"{name}.", f"{name}[")) for name in allowed)
-
-
-def fingerprint(manifest: Manifest) -> str:
-    """SHA-256 over the manifest's JSON with sorted keys: two stores that share it were made from the same things."""
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def array_digest(array: np.ndarray) -> str:

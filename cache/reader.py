@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -79,8 +79,8 @@ class CacheReader:
         self.location = locate(path)
         self.path: Path | str = self.location.path if isinstance(self.location, Folder) else str(self.location)
         self._root = open_root(self.location)
-        self.manifest = cast(Manifest, self._root.attrs.asdict())
-        self._codecs = codecs_of(self.manifest["codec"])
+        self.manifest = Manifest.from_json(self._root.attrs.asdict())
+        self._codecs = codecs_of(self.manifest.codec)
         self._arrays: dict[str, Any] = {}
         self._committed: set[int] = set()
         # Chunks whose frames have been looked at, by field and block.
@@ -143,7 +143,7 @@ class CacheReader:
                 return int(start + found[0])
         raise ValueError(
             f"cache {self.path} holds no view {view} ({len(self.plan.patch_ids)} patches, flips "
-            f"{', '.join(self.manifest['views']['flips'])}). Build a cache of the data that the student trains on"
+            f"{', '.join(self.manifest.views['flips'])}). Build a cache of the data that the student trains on"
         )
 
     def require_image(self, patch_id: str, image_sha256: bytes) -> None:

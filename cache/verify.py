@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import google_crc32c
 import numcodecs.zstd  # type: ignore[import-untyped]
@@ -214,7 +214,7 @@ def _plan_chunk_findings(path: Location, document: str) -> Iterator[Finding]:
     name = document.split("/")[1]
     present = set(path.sizes(f"plan/{name}/c/"))
     try:
-        counts = _manifest(open_root(path))["plan"]
+        counts = _manifest(open_root(path)).plan
         expected = set(plan_chunk_keys(name, counts["num_patches"], counts["num_views"]))
     except (ValueError, KeyError, TypeError):
         expected = present  # the root document is damaged as well, and has a finding of its own
@@ -228,7 +228,7 @@ def _plan_chunk_findings(path: Location, document: str) -> Iterator[Finding]:
 
 
 def _manifest(root: zarr.Group) -> Manifest:
-    return cast(Manifest, root.attrs.asdict())
+    return Manifest.from_json(root.attrs.asdict())
 
 
 def _manifest_findings(path: Location, root: zarr.Group) -> list[Finding]:
@@ -241,12 +241,12 @@ def _manifest_findings(path: Location, root: zarr.Group) -> list[Finding]:
     except Exception as error:
         return [Finding("plan", f"cannot be read ({error})", _metadata_cure(path))]
     problems = list(_plan_problems(plan))
-    difference = first_difference(plan.describe(), manifest["plan"], "plan")
+    difference = first_difference(plan.describe(), manifest.plan, "plan")
     if difference is not None:
         field, ours, theirs = difference
         problems.append(("zarr.json", f"{field} is {theirs} in the manifest but {ours} in the plan"))
     for name in CODED_FIELDS:
-        codec = FieldCodec.from_json(manifest["codec"][name])
+        codec = FieldCodec.from_json(manifest.codec[name])
         array = array_of(root, name)
         attributes: dict[str, Any] = array.attrs.asdict()
         stored = FieldCodec(str(array.dtype), attributes.get("scale_factor", 1.0), attributes.get("add_offset", 0.0))
@@ -287,7 +287,7 @@ def _order_problems(plan: Plan, name: str, start: np.ndarray, stop: np.ndarray) 
 
 def _unwritten_findings(path: Location, manifest: Manifest) -> list[Finding]:
     """Completeness, as one finding: a young cache would otherwise drown everything else."""
-    count = int(manifest["plan"]["num_blocks"])
+    count = int(manifest.plan["num_blocks"])
     missing = sorted(set(range(count)) - set(captured_blocks(path, count)))
     if not missing:
         return []
@@ -310,7 +310,7 @@ def _surplus_findings(path: Location, root: zarr.Group) -> list[Finding]:
     names = names_of(root)
     expected = {*names.documents, DOCUMENTS_CHUNK}
     plan_chunks = tuple(f"plan/{name}/c/" for name in names.plan)
-    count = int(_manifest(root)["plan"]["num_blocks"])
+    count = int(_manifest(root).plan["num_blocks"])
     tails = {name: "/0" * (array_of(root, name).ndim - 1) for name in (*names.block, "committed")}
 
     def belongs(key: str) -> bool:
@@ -425,7 +425,7 @@ def _assigned_problems(root: zarr.Group, block: int, plan: Plan) -> Iterator[tup
 
 def grid_of(manifest: Manifest, shape: np.ndarray) -> AnchorGrid | None:
     """The priors of a patch of this (height, width); None where the head has another kind of grid."""
-    grid = manifest["head"].get("grid")
+    grid = manifest.head.get("grid")
     if grid is None or not {"strides", "ratios", "scales"} <= set(grid):
         return None
     strides = tuple(int(stride) for stride in grid["strides"])
@@ -539,7 +539,7 @@ class _FieldCounter:
     """Range and histogram of one field, a part of its rows at a time."""
 
     def __init__(self, name: str, manifest: Manifest) -> None:
-        self.codec = FieldCodec.from_json(manifest["codec"][name]) if name in LOGIT_FIELDS else None
+        self.codec = FieldCodec.from_json(manifest.codec[name]) if name in LOGIT_FIELDS else None
         self.edges = WEIGHT_EDGES if name == "weight" else FLOAT_EDGES
         self.low, self.high, self.outside = np.inf, -np.inf, 0
         if name == "prior_index":

@@ -36,20 +36,6 @@ from cache.manifest import Manifest, require_equal
 from cache.plan import Plan
 from cache.storage import Bucket, Folder, Location, Memory, Place, locate
 
-# A resumed capture must make the same bytes: nothing in the manifest may differ.
-ALL_SECTIONS = (
-    "format",
-    "code_version",
-    "teacher",
-    "head",
-    "views",
-    "preprocessing",
-    "numeric",
-    "region",
-    "plan",
-    "codec",
-    "assignment",
-)
 # Blocks are locked as bytes of this document, one byte a block, most of them past its end: nothing is written for it.
 LOCKED_DOCUMENT = "zarr.json"
 # And of this one for the time that a block is written: a worker that is given up for lost may still be in it.
@@ -275,11 +261,11 @@ def _require_same_capture(manifest: Manifest, root: zarr.Group, location: Locati
         ManifestMismatch: naming the field that differs.
     """
     require_equal(
-        manifest,
-        root.attrs.asdict(),
+        # All of it: a resumed capture must make the same bytes.
+        manifest.to_json(),
+        Manifest.from_json(root.attrs.asdict()),
         place=f"cache {location}",
         cure="Give another CACHE= path, or move this cache away.",
-        sections=ALL_SECTIONS,
     )
 
 

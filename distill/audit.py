@@ -112,15 +112,14 @@ class TeacherAudit(Hook):
             )
         # Building draws initial weights; training must draw what it would draw without the audit.
         with torch.random.fork_rng(devices=[]):
-            self.teacher = FrozenTeacher.load(**source, classes=list(cache.manifest["head"]["classes"]))
+            self.teacher = FrozenTeacher.load(**source, classes=list(cache.manifest.head["classes"]))
         require_equal(
             {"teacher": self.teacher.describe()},
             cache.manifest,
             place=f"cache {cache.path}",
             cure="Give the audit the teacher of the cache, or capture a new cache",
-            sections=("teacher",),
         )
-        self.codecs = {field: FieldCodec.from_json(cache.manifest["codec"][field]) for field in LOGIT_FIELDS}
+        self.codecs = {field: FieldCodec.from_json(cache.manifest.codec[field]) for field in LOGIT_FIELDS}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
         """Audit where it is time."""

@@ -154,7 +154,7 @@ class LoadTeacherTargets(BaseTransform):
     def _grid(self, patch_id: str, image_shape: tuple[int, ...]) -> AnchorGrid:
         """The priors of a view, by the size that the teacher saw: another size would move every flat index."""
         stored = self._reader.patch_shape(patch_id)
-        divisor = self._reader.manifest["preprocessing"]["pad_size_divisor"]
+        divisor = self._reader.manifest.preprocessing["pad_size_divisor"]
         found = padded_shape(image_shape, divisor)
         if found != stored:
             raise ValueError(

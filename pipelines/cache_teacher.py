@@ -23,7 +23,7 @@ from mmengine.config import Config, DictAction
 from rich.console import Console
 
 from cache.layout import open_root
-from cache.manifest import make_manifest
+from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import FieldCodec, codecs_of, resolve_codec
 from cache.reader import CacheReader
@@ -56,7 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
             if not arguments.json:
                 print_probe(probe, plan)
         codec = {"requested": requested, **{field: codec.to_json() for field, codec in codecs.items()}}
-        manifest = make_manifest(**sections, plan=plan.describe(), codec={"preset": requested["preset"], **codec})
+        manifest = Manifest(**sections, plan=plan.describe(), codec={"preset": requested["preset"], **codec})
         require_disk(path, plan, config, codecs, probe)
         with CacheWriter(path, manifest, plan, arguments.part) as writer:
             started = time.perf_counter()

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from cache.manifest import fingerprint, first_difference, require_equal
+from cache.manifest import first_difference, require_equal
 from cache.reader import CacheReader
 from distill.teacher import FrozenTeacher
 from pipelines.base.command import positive_int, run_command
@@ -161,7 +161,7 @@ def make_students(
     live = configs["live"].model.teacher
     teacher = FrozenTeacher.load(live.config, live.checkpoint, classes=list(configs["live"].classes)).describe()
     cure = "Compare with the teacher that the cache was captured from: give CHECKPOINT= and TEACHER=, or CACHE="
-    require_equal({"teacher": teacher}, reader.manifest, place=f"cache {reader.path}", cure=cure, sections=("teacher",))
+    require_equal({"teacher": teacher}, reader.manifest, place=f"cache {reader.path}", cure=cure)
     teacher_config = load_config(live.config)
     teacher_config.weights_sha256 = teacher["weights_sha256"]
     students = [Student(TEACHER, teacher_config, work_dir, {}, checkpoint=Path(live.checkpoint))]
@@ -171,7 +171,7 @@ def make_students(
             config.randomness = {**config.get("randomness", {}), "seed": seed}
             if kind == "cached":
                 config.cache = str(reader.path)
-                config.cache_fingerprint = fingerprint(reader.manifest)
+                config.cache_fingerprint = reader.manifest.fingerprint
                 point_to_cache(config)
             student = Student(run_name(kind, seed), config, work_dir, {"kind": kind, "seed": seed})
             config.work_dir = str(student.folder)

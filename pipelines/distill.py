@@ -24,7 +24,6 @@ from pipelines.base.experiment import describe_assignment, describe_student, ent
 from pipelines.train import add_training_arguments, prepare, require_training_images, train
 
 # What a student and its cache must share; the teacher, codec and numeric mode are the cache's own.
-SHARED_SECTIONS = ("head", "views", "preprocessing", "region")
 # What a user may allow to differ all the same: the run's record says so. Another head could not read the targets.
 ALLOWABLE = ("views.flip_offset", "preprocessing", "region", "label_sha256", "image_sha256")
 
@@ -72,11 +71,11 @@ def require_matching_cache(config: Config, reader: CacheReader) -> None:
     cure = f"Change the config, or capture a cache for it: make cache-teacher CACHE=<new path>, not {reader.path}."
     student = describe_student(config)
     stored = reader.manifest
-    if set(student["views"]["flips"]) < set(stored["views"]["flips"]):
-        student["views"]["flips"] = stored["views"]["flips"]
-    if is_inside(student["region"], stored["region"]) and "region" not in allowed:
+    if set(student["views"]["flips"]) < set(stored.views["flips"]):
+        student["views"]["flips"] = stored.views["flips"]
+    if is_inside(student["region"], stored.region) and "region" not in allowed:
         targets_step(config)["region"] = dict(config.region)
-        student["region"] = stored["region"]
+        student["region"] = stored.region
     wants_assignment = describe_assignment(config)
     if wants_assignment is not None:
         require_equal(
@@ -84,11 +83,10 @@ def require_matching_cache(config: Config, reader: CacheReader) -> None:
             reader.manifest,
             place=f"cache {reader.path}",
             cure="Capture a cache with this assigner, or let the student assign by itself: plan_assignment = False.",
-            sections=("assignment",),
         )
         targets_step(config)["assignment"] = True
     place = f"cache {reader.path}"
-    overrides = require_equal(student, stored, place=place, cure=cure, sections=SHARED_SECTIONS, allowed=allowed)
+    overrides = require_equal(student, stored, place=place, cure=cure, allowed=allowed)
     reader.require_complete()
     dataset = training_set(config, [])
     overrides += require_same_patches(reader, dataset, allowed)

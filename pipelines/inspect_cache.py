@@ -129,9 +129,9 @@ def store_figures(reader: CacheReader, statistics: BlockStatistics) -> dict[str,
     rows = max(1, statistics.rows)
     return {
         "cache": str(reader.path),
-        "preset": manifest["codec"]["preset"],
+        "preset": manifest.codec["preset"],
         "patches": len(plan.patch_ids),
-        "flips": manifest["views"]["flips"],
+        "flips": manifest.views["flips"],
         "views": plan.num_views,
         "blocks": plan.num_blocks,
         "blocks_captured": statistics.blocks,
@@ -183,7 +183,7 @@ def field_figures(name: str, manifest: Manifest, statistics: BlockStatistics) ->
     figures: dict[str, Any] = {"low": low, "high": high}
     if name not in LOGIT_FIELDS:
         return figures
-    codec = FieldCodec.from_json(manifest["codec"][name])
+    codec = FieldCodec.from_json(manifest.codec[name])
     figures |= codec.to_json()
     if codec.is_float:
         return figures
@@ -287,7 +287,7 @@ def _block_bytes(statistics: BlockStatistics) -> dict[int, int]:
 
 
 def _strides(manifest: Manifest, plan: Plan) -> list[int]:
-    grid = manifest["head"].get("grid", {})
+    grid = manifest.head.get("grid", {})
     return list(grid.get("strides", range(plan.level_counts.shape[1])))
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.grid import AnchorGrid
-from cache.manifest import Manifest, fingerprint
+from cache.manifest import Manifest
 from cache.reader import CacheReader
 from pipelines import sweep as sweeps
 from pipelines.base.command import bytes_on_disk, run_command, warn
@@ -363,7 +363,7 @@ def cache_sections(groups: Sequence[Group], *, pictures: bool) -> list[Section]:
         if manifest is not None and pictures:
             section.parts += picture_cards(readers, CacheReader(described["path"]))
         if manifest is not None:
-            text = json.dumps(manifest, indent=1, ensure_ascii=False)
+            text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False)
             section.parts.append(card("Manifest", details("Everything that the cache was made from", text)))
         sections.append(section)
     return sections
@@ -375,7 +375,7 @@ def stored_manifest(path: str, identity: str) -> Manifest | None:
         manifest = CacheReader(path).manifest
     except (ValueError, OSError):
         return None
-    return manifest if fingerprint(manifest) == identity else None
+    return manifest if manifest.fingerprint == identity else None
 
 
 def same_path(one: Any, other: Any) -> bool:
@@ -394,7 +394,7 @@ def cache_tiles(described: Mapping[str, Any], students: int) -> list[tuple[str, 
 
 def size_card(described: Mapping[str, Any], manifest: Manifest) -> str:
     """The store beside what it replaces."""
-    head = manifest["head"]
+    head = manifest.head
     logits = len(head["classes"]) + len(head["box_parameters"]) * head["num_bins"]
     rows = described["rows"]
     bars = [Bar("this cache", COLOURS["cached"], [bytes_on_disk(described["path"]) / 1e6])]
@@ -409,7 +409,7 @@ def size_card(described: Mapping[str, Any], manifest: Manifest) -> str:
 
 def dense_priors(reader: CacheReader) -> int | None:
     """How many priors the views have, stored or not; None for a head without an anchor grid."""
-    grid = reader.manifest["head"].get("grid") or {}
+    grid = reader.manifest.head.get("grid") or {}
     if not {"strides", "ratios", "scales"} <= set(grid):
         return None
     shapes = [tuple(map(int, shape)) for shape in reader.plan.patch_shape]

@@ -25,7 +25,6 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from cache.manifest import fingerprint
 from cache.reader import CacheReader
 from pipelines.base.command import positive_int, run_command
 from pipelines.base.experiment import load_config, require_keys
@@ -119,7 +118,7 @@ def make_students(sweep: Sweep, cache: str | None) -> list[Student]:
     for name, config in configs.items():
         if kind_of(config) == "cached":
             config.cache = str(reader.path)
-            config.cache_fingerprint = fingerprint(reader.manifest)
+            config.cache_fingerprint = reader.manifest.fingerprint
             point_to_cache(config)
         students.append(Student(name, config, sweep.work_dir, flatten(sweep.runs.get(name, {}))))
     for student in students:

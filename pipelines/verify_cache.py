@@ -114,12 +114,12 @@ def check_config(report: Report, config: Config, reader: CacheReader) -> bool:
     """Is this the config that the cache was captured for?"""
     student = describe_student(config)
     # A student that draws fewer flips reads a part of the cache.
-    student["views"]["flips"] = reader.manifest["views"]["flips"]
+    student["views"]["flips"] = reader.manifest.views["flips"]
     wanted = describe_assignment(config)
     if wanted is not None:
         student["assignment"] = wanted
     for section in student:
-        difference = first_difference(student[section], reader.manifest[section], section)
+        difference = first_difference(student[section], getattr(reader.manifest, section), section)
         if difference is not None:
             name, ours, theirs = difference
             problem = f"{name} is {theirs} in the cache but {ours} in the config"
@@ -169,20 +169,20 @@ def check_teacher(report: Report, config: Config, reader: CacheReader, arguments
     """Run the teacher again on a random sample of views and compare with what is stored."""
     teacher = load_teacher(config, arguments)
     cure = "Give the teacher of the cache (TEACHER=, CHECKPOINT=)"
-    difference = first_difference(teacher.describe(), reader.manifest["teacher"], "teacher")
+    difference = first_difference(teacher.describe(), reader.manifest.teacher, "teacher")
     if difference is not None:
         name, ours, theirs = difference
         report.findings.append(Finding("zarr.json", f"{name} is {theirs} in the cache but {ours} here", cure))
         report.skipped.append("the teacher's answers: it is another teacher")
         return
-    plan, stored = reader.plan, reader.manifest["numeric"]
+    plan, stored = reader.plan, reader.manifest.numeric
     # No loader processes: a handful of patches does not repay them.
     capture = Capture(
         config,
         plan,
         teacher,
         loaders=0,
-        patches_per_batch=stored["views_per_batch"] // len(reader.manifest["views"]["flips"]),
+        patches_per_batch=stored["views_per_batch"] // len(reader.manifest.views["flips"]),
         dtype=stored["dtype"],
     )
     difference = first_difference(describe_numeric(capture), stored, "numeric")
@@ -194,7 +194,7 @@ def check_teacher(report: Report, config: Config, reader: CacheReader, arguments
     random = np.random.default_rng(arguments.seed)
     chosen = random.choice(usable, min(arguments.sample, len(usable)), replace=False).tolist()
     patches = sorted({int(plan.view_patch[view]) for view in chosen})
-    codecs = {name: FieldCodec.from_json(reader.manifest["codec"][name]) for name in LOGIT_FIELDS}
+    codecs = {name: FieldCodec.from_json(reader.manifest.codec[name]) for name in LOGIT_FIELDS}
     tally = TeacherTally(codecs)
     answers = capture.logits(capture.batches(patches))
     with progress("verify against the teacher", len(patches), "patches") as advance:

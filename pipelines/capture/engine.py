@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
-from cache.manifest import make_manifest
+from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import FieldCodec, codecs_of
 from cache.reader import CacheReader
@@ -223,5 +223,5 @@ def _opened(job: Shared[Job], path: Location) -> tuple[Capture, CacheWriter]:
     plan = reader.plan
     capture = _capture(job, plan)
     sections = describe_capture(job.value.config, capture)
-    manifest = make_manifest(**sections, plan=plan.describe(), codec=reader.manifest["codec"])
+    manifest = Manifest(**sections, plan=plan.describe(), codec=reader.manifest.codec)
     return capture, CacheWriter(path, manifest, plan, locked_elsewhere=True)

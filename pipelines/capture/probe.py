@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache.manifest import make_manifest
+from cache.manifest import Manifest
 from cache.plan import Plan, PlannedPatch, make_plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec, ValueRange, choose_codecs
 from cache.view import FLIPS
@@ -193,7 +193,7 @@ def _store(
 ) -> list[_PatchCost]:
     """Write the answers into a cache of their own, a block each."""
     plan = _plan_of_patches(capture.plan, [answer.patch for answer in answers])
-    manifest = make_manifest(**{**sections, "plan": plan.describe()})
+    manifest = Manifest(**{**sections, "plan": plan.describe()})
     by_id = {capture.plan.patch_ids[answer.patch]: position for position, answer in enumerate(answers)}
     costs = []
     with CacheWriter(path, manifest, plan) as writer:
@@ -241,7 +241,7 @@ def _plan_of_patches(plan: Plan, patches: Sequence[int]) -> Plan:
 
 def _empty_bytes(path: Path, plan: Plan, sections: Mapping[str, Any]) -> int:
     """Size of the cache without its records: metadata, plan and commits."""
-    with CacheWriter(path, make_manifest(**{**sections, "plan": plan.describe()}), plan):
+    with CacheWriter(path, Manifest(**{**sections, "plan": plan.describe()}), plan):
         return bytes_on_disk(path) + COMMIT_BYTES * plan.num_blocks
 
 

@@ -73,7 +73,7 @@ def draw_statistics(reader: CacheReader, statistics: BlockStatistics, figures: d
         _draw_sizes(panels[0, 2], figures)
         _draw_block_sizes(panels[0, 3], statistics)
         for axes, name in zip(panels[1, :2], LOGIT_FIELDS, strict=True):
-            _draw_values(axes, name, FieldCodec.from_json(reader.manifest["codec"][name]), statistics)
+            _draw_values(axes, name, FieldCodec.from_json(reader.manifest.codec[name]), statistics)
         _draw_weights(panels[1, 2], statistics.histograms["weight"])
         _draw_errors(panels[1, 3], figures["errors"])
         figure.savefig(path)
@@ -209,7 +209,7 @@ def draw_views(
     """
     views = TrainingViews(config, pixels=True)
     patch_id = patch_id or busy_patch(reader)
-    flips = list(reader.manifest["views"]["flips"])
+    flips = list(reader.manifest.views["flips"])
     flip = flip or flips[-1]
     reader.view_index(patch_id, flip)
     if patch_id not in views:
@@ -286,7 +286,7 @@ def student_logits(
 
 
 def _draw_detections(reader: CacheReader, views: Sequence[DrawnView], patch_id: str, path: Path) -> Path:
-    classes = reader.manifest["head"]["classes"]
+    classes = reader.manifest.head["classes"]
     columns = min(2, len(views))
     rows = -(-len(views) // columns)
     height, width = views[0].image.shape[:2]
@@ -332,7 +332,7 @@ def _draw_distributions(
     patch_id: str,
     path: Path,
 ) -> Path:
-    description = reader.manifest["head"]
+    description = reader.manifest.head
     names = description["box_parameters"]
     rows = _spread_choice(view)
     figure = Figure(figsize=(19, 3.1 * max(1, len(rows)) + 1.3), layout="constrained")

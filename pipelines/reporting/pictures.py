@@ -45,7 +45,7 @@ def draw_pictures(config: Config, reader: CacheReader, checkpoint: Path | None) 
         ValueError: the patch is not in the config's training set, or its image has changed.
     """
     patch_id = cache_pictures.busy_patch(reader)
-    flip = str(reader.manifest["views"]["flips"][-1])
+    flip = str(reader.manifest.views["flips"][-1])
     with tempfile.TemporaryDirectory() as folder:
         region = draw_region(config, reader, patch_id, flip, Path(folder) / "region.png")
         detections, distributions = cache_pictures.draw_views(

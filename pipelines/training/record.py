@@ -30,7 +30,6 @@ from mmengine.runner import Runner
 from torch import nn
 
 from cache import __version__
-from cache.manifest import fingerprint
 from cache.reader import CacheReader
 from distill.checkpoint import weights_digest
 from pipelines.base.command import available_cores, bytes_on_disk
@@ -120,11 +119,11 @@ def describe_cache(config: Config) -> dict[str, Any] | None:
     manifest = CacheReader(path).manifest
     return {
         "path": path,
-        "fingerprint": fingerprint(manifest),
-        "teacher_sha256": manifest["teacher"]["weights_sha256"],
-        "preset": manifest["codec"]["preset"],
-        "views": manifest["plan"]["num_views"],
-        "rows": manifest["plan"]["num_rows"],
+        "fingerprint": manifest.fingerprint,
+        "teacher_sha256": manifest.teacher["weights_sha256"],
+        "preset": manifest.codec["preset"],
+        "views": manifest.plan["num_views"],
+        "rows": manifest.plan["num_rows"],
         "bytes": bytes_on_disk(path),
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cache.layout import ASSIGNED_FIELDS, ERROR_COLUMNS
-from cache.manifest import make_manifest
+from cache.manifest import Manifest
 from cache.plan import Plan, PlannedPatch, make_plan
 from cache.quantize import CODED_FIELDS, ValueRange, choose_codecs, resolve_codec
 from cache.reader import CacheReader
@@ -39,7 +39,7 @@ def small_plan(
     return make_plan(patches, flips, views_per_block=views_per_block)
 
 
-def small_manifest(plan: Plan, preset: str = "default", **sections: Any) -> dict[str, Any]:
+def small_manifest(plan: Plan, preset: str = "default", **sections: Any) -> Manifest:
     codecs = choose_codecs(preset, RANGES)
     head = {"classes": list("abc"), "box_parameters": ["x", "y", "w", "h", "angle"], "num_bins": 9}
     given = {
@@ -57,7 +57,7 @@ def small_manifest(plan: Plan, preset: str = "default", **sections: Any) -> dict
             **{name: codec.to_json() for name, codec in codecs.items()},
         },
     }
-    return make_manifest(**(given | sections))
+    return Manifest(**(given | sections))
 
 
 def block_logits(plan: Plan, block: int) -> dict[str, np.ndarray]:

@@ -114,7 +114,7 @@ def test_opening_reads_metadata_only(store: Path) -> None:
         for file in (store / folder).glob("c/**/*"):
             if file.is_file():
                 file.unlink()
-    assert CacheReader(store).manifest["format"] == 1
+    assert CacheReader(store).manifest.format == 1
 
 
 def test_resume_writes_the_missing_blocks_alone(tmp_path: Path) -> None:

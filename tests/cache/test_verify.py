@@ -282,7 +282,7 @@ def test_rows_on_other_levels_than_planned_are_found(tmp_path: Path) -> None:
     """The made-up priors fall on any level, so a manifest with a grid contradicts the plan."""
     plan = small_plan()
     grid = AnchorGrid.retina(128, 128, strides=(8, 16, 32)).to_json()
-    head = small_manifest(plan)["head"] | {"grid": {key: grid[key] for key in ("strides", "ratios", "scales")}}
+    head = small_manifest(plan).head | {"grid": {key: grid[key] for key in ("strides", "ratios", "scales")}}
     path = tmp_path / "cache.zarr"
     with CacheWriter(path, small_manifest(plan, head=head), plan) as writer:
         write_blocks(writer)

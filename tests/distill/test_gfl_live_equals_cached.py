@@ -134,9 +134,9 @@ def gradient_of(model: nn.Module, total: Tensor) -> dict[str, Tensor]:
 
 def test_the_store_holds_two_views_of_every_size(twins) -> None:
     reader = CacheReader(twins.config().cache)
-    assert reader.manifest["head"]["kind"] == "gfl"
-    assert (reader.manifest["head"]["num_bins"], reader.manifest["head"]["box_parameters"][0]) == (17, "left")
-    assert reader.manifest["views"] == {"flips": ["none", "horizontal"], "flip_offset": 0.0}
+    assert reader.manifest.head["kind"] == "gfl"
+    assert (reader.manifest.head["num_bins"], reader.manifest.head["box_parameters"][0]) == (17, "left")
+    assert reader.manifest.views == {"flips": ["none", "horizontal"], "flip_offset": 0.0}
     shapes = [reader.patch_shape(patch) for patch in twins.patch_ids]
     # The last becomes 160 x 124, and every side is padded to a multiple of 32.
     assert shapes == [(128, 128), (128, 128), (128, 160), (128, 160), (160, 128)]
@@ -281,7 +281,7 @@ def test_the_audit_knows_the_head(twins) -> None:
     batch = twins.load([("5", "horizontal")])
     hook = TeacherAudit()
     hook.teacher = FrozenTeacher.load(**config.teacher)
-    hook.codecs = codecs_of(CacheReader(config.cache).manifest["codec"])
+    hook.codecs = codecs_of(CacheReader(config.cache).manifest.codec)
     del hook.codecs["weight"]
     compared = hook.audit(model.data_preprocessor, batch["inputs"][0], batch["data_samples"][0])
     assert compared.problem is None

@@ -171,7 +171,7 @@ def gradient_of(model: nn.Module, total: Tensor) -> dict[str, Tensor]:
 
 def test_the_store_is_exact(twins) -> None:
     reader = CacheReader(twins.config.cache)
-    assert reader.manifest["codec"]["preset"] == "exact"
+    assert reader.manifest.codec["preset"] == "exact"
     assert reader.plan.num_views == 4 * len(twins.patch_ids)
     assert (reader.plan.rows_per_view > 0).all()
 

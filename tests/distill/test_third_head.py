@@ -132,9 +132,9 @@ def test_live_equals_cached(folder) -> None:
 
 def test_the_store_is_its_own(folder) -> None:
     manifest = CacheReader(folder / "cache.zarr").manifest
-    assert manifest["head"]["kind"] == "retina"
-    assert manifest["head"]["box_parameters"] == ["x", "y", "w", "h"]
-    assert manifest["head"]["num_bins"] == 9
+    assert manifest.head["kind"] == "retina"
+    assert manifest.head["box_parameters"] == ["x", "y", "w", "h"]
+    assert manifest.head["num_bins"] == 9
 
 
 def test_commands_know_it(folder, capsys) -> None:

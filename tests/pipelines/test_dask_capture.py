@@ -186,7 +186,7 @@ def test_workers_take_the_threads_of_the_client(project: Project, cluster: Runni
         assert capture(project, tmp_path / "there.zarr", *cluster.option) == 0
     finally:
         torch.set_num_threads(before)
-    assert CacheReader(tmp_path / "there.zarr").manifest["numeric"]["threads"] == 2
+    assert CacheReader(tmp_path / "there.zarr").manifest.numeric["threads"] == 2
     assert contents(tmp_path / "here.zarr") == contents(tmp_path / "there.zarr")
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.manifest import fingerprint
 from cache.plan import Plan, PlannedPatch, make_plan
 from cache.reader import CacheReader
 from cache.view import FLIPS
@@ -118,7 +117,7 @@ def test_the_report_escapes_a_manifest(tmp_path: Path, place: str) -> None:
     reader = CacheReader(path)
     described = {
         "path": str(path),
-        "fingerprint": fingerprint(reader.manifest),
+        "fingerprint": reader.manifest.fingerprint,
         "bytes": 1,
         "preset": SCRIPT,
         "views": 4,

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from cache import __version__
-from cache.manifest import fingerprint
 from cache.reader import CacheReader
 from distill.checkpoint import load_checkpoint, weights_digest
 from pipelines import distill, train
@@ -29,9 +28,9 @@ def train_cached(project: Project, folder: Path, *options: str, resume: bool = F
 def test_a_training_says_what_it_was(project: Project, tmp_path) -> None:
     record = train_cached(project, tmp_path, "randomness.seed=3")
     manifest = CacheReader(project.cache).manifest
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    assert record["cache"]["fingerprint"] == fingerprint(manifest) == hashlib.sha256(text.encode()).hexdigest()
-    assert record["cache"]["rows"] == manifest["plan"]["num_rows"]
+    text = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert record["cache"]["fingerprint"] == manifest.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+    assert record["cache"]["rows"] == manifest.plan["num_rows"]
     assert record["cache"]["bytes"] == sum(file.stat().st_size for file in project.cache.rglob("*") if file.is_file())
     assert record["kind"] == "cached"
     assert (record["seed"], record["steps"], record["resumed_at"]) == (3, 4, 0)

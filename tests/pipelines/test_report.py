@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cache.manifest import fingerprint
+from cache.manifest import Manifest
 from cache.reader import CacheReader
 from pipelines import distill, evaluate, report, train
 from pipelines.reporting.pictures import weight_maps
@@ -69,7 +69,7 @@ def test_everything_is_in_one_file(project: Project, runs: Path, capfd) -> None:
     assert all(link.startswith(("data:image/webp;base64,", "#")) for link in page.links)
     assert page.tags.count("img") == 3
     assert page.tags.count("svg") >= 4
-    identity = fingerprint(CacheReader(project.cache).manifest)
+    identity = CacheReader(project.cache).manifest.fingerprint
     for text in (identity[:12], "loss_ld", "AP50, cached", "Region", "Distributions", "+5.0 %", "+50.0 %", "torch"):
         assert text in page.text, text
 
@@ -92,7 +92,11 @@ def test_texts_stay_texts(copy: Project, runs: Path, tmp_path) -> None:
     stored["attributes"]["head"]["classes"][0] = HOSTILE
     root.write_text(json.dumps(stored))
     record = json.loads((folder / "cached/run.json").read_text())
-    record["cache"] |= {"path": str(copy.cache), "fingerprint": fingerprint(stored["attributes"]), "preset": HOSTILE}
+    record["cache"] |= {
+        "path": str(copy.cache),
+        "fingerprint": Manifest.from_json(stored["attributes"]).fingerprint,
+        "preset": HOSTILE,
+    }
     record["overrides"] = {"why": HOSTILE}
     record["hardware"]["cpu"] = HOSTILE
     (folder / "cached/run.json").write_text(json.dumps(record))

@@ -31,8 +31,8 @@ def last_losses(folder) -> list[dict]:
 def test_the_cache_holds_every_view(project: Project) -> None:
     reader = CacheReader(project.cache)
     reader.require_complete()
-    assert reader.manifest["head"]["classes"] == ["ship", "plane", "harbor"]
-    assert reader.manifest["head"]["grid"]["strides"] == [16, 32]
+    assert reader.manifest.head["classes"] == ["ship", "plane", "harbor"]
+    assert reader.manifest.head["grid"]["strides"] == [16, 32]
     assert reader.plan.patch_shape.tolist() == [[96, 96]] * len(reader.plan.patch_ids)
     assert reader.plan.num_views == 4 * len(reader.plan.patch_ids)
     record = reader.read(reader.plan.patch_ids[0], "diagonal")
@@ -44,7 +44,7 @@ def test_the_cache_holds_every_view(project: Project) -> None:
 def test_plan_prints_what_the_capture_stored(project: Project, capfd) -> None:
     assert call(plan, "--config", project.config("distill"), "--json", "--loaders", 0) == 0
     figures = json.loads(capfd.readouterr().out)
-    stored = CacheReader(project.cache).manifest["plan"]
+    stored = CacheReader(project.cache).manifest.plan
     assert (figures["views"], figures["rows"]) == (stored["num_views"], stored["num_rows"])
 
 
@@ -178,7 +178,7 @@ def test_more_flips_than_were_captured_are_refused(copy: Project, capfd) -> None
     flip = "train_dataloader.dataset.pipeline.3"
     two = ["--cfg-options", f"{flip}.direction=['horizontal']", f"{flip}.prob=[0.5]"]
     assert call(cache_teacher, "--config", copy.config("distill"), "--cache", cache, "--loaders", 0, *two) == 0
-    assert CacheReader(cache).manifest["views"]["flips"] == ["none", "horizontal"]
+    assert CacheReader(cache).manifest.views["flips"] == ["none", "horizontal"]
     status = call(distill, "--config", copy.config("distill"), "--cache", cache)
     expect_refusal(capfd, status, 'views.flips is ["none", "horizontal"] in the cache but ["none", "horizontal", "ver')
     assert call(distill, "--config", copy.config("distill"), "--cache", cache, *two) == 0
@@ -263,7 +263,7 @@ def test_an_assignment_that_is_not_stored_is_refused(project: Project, tmp_path,
     without = ["--config", project.config("distill"), "--cache", tmp_path / "without.zarr"]
     off = ["--cfg-options", "plan_assignment=False"]
     assert call(cache_teacher, *without, "--loaders", 0, *off) == 0
-    assert CacheReader(tmp_path / "without.zarr").manifest["assignment"] is None
+    assert CacheReader(tmp_path / "without.zarr").manifest.assignment is None
     expect_refusal(capfd, call(distill, *without), "assignment is null in the cache but")
     assert call(distill, *without, *off, "work_dir=" + str(tmp_path / "run")) == 0
 
