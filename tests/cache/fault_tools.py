@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +47,25 @@ def random_flips(path: Path, count: int, seed: int) -> Iterator[Flip]:
 @contextmanager
 def flipped(path: Path, flip: Flip) -> Iterator[None]:
     """The store with that bit changed; as it was afterwards."""
-    file = path / flip.key
+
+    def change(file: Path) -> None:
+        damaged = bytearray(file.read_bytes())
+        damaged[flip.byte] ^= 1 << flip.bit
+        file.write_bytes(damaged)
+
+    with damaged(path / flip.key, change):
+        yield
+
+
+@contextmanager
+def damaged(file: Path, change: Callable[[Path], object]) -> Iterator[None]:
+    """The file changed, possibly away; as it was afterwards."""
     content = file.read_bytes()
-    damaged = bytearray(content)
-    damaged[flip.byte] ^= 1 << flip.bit
-    file.write_bytes(damaged)
-    yield
-    file.write_bytes(content)
+    change(file)
+    try:
+        yield
+    finally:
+        file.write_bytes(content)
 
 
 def all_findings(path: Path | str) -> list[Finding]:

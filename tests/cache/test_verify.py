@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import operator
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from cache.quantize import LOGIT_FIELDS, FieldCodec, choose_codecs
 from cache.reader import CacheReader
 from cache.verify import Finding, block_statistics, verify_block, verify_documents, verify_metadata
 from cache.writer import CacheWriter
-from tests.cache.fault_tools import Flip, all_findings, flipped, objects_by_kind, random_flips
+from tests.cache.fault_tools import Flip, all_findings, damaged, flipped, objects_by_kind, random_flips
 from tests.cache.store_tools import (
     NO_ERROR,
     RANGES,
@@ -57,10 +58,13 @@ def plan_with_an_empty_block(*, assigned: bool = False) -> Plan:
     return plan
 
 
-@pytest.fixture(scope="module", params=["default", "exact", "assigned"])
+STORES = ("default", "exact", "assigned")
+
+
+@pytest.fixture(scope="module", params=STORES)
 def intact(request, tmp_path_factory, layout_of_many_chunks) -> Path:
     """A store that tests leave as it is."""
-    path = tmp_path_factory.mktemp("intact") / "cache.zarr"
+    path = tmp_path_factory.mktemp("intact") / f"{request.param}.zarr"
     is_assigned = request.param == "assigned"
     plan = plan_with_an_empty_block(assigned=is_assigned)
     write_store(path, plan, preset="default" if is_assigned else request.param)
@@ -90,7 +94,7 @@ def test_an_intact_store_has_no_findings(intact: Path) -> None:
 
 def test_random_flips_are_found(intact: Path) -> None:
     """25 here for each codec; `make stress` makes 500."""
-    flips = list(random_flips(intact, 25, seed=intact.stat().st_size))
+    flips = list(random_flips(intact, 25, seed=STORES.index(intact.stem)))
     for flip in flips:
         with flipped(intact, flip):
             findings = all_findings(intact)
@@ -110,32 +114,50 @@ def test_every_bit_of_the_objects_that_hold_digests(store: Path, key: str) -> No
             assert named(verify_documents(store) or verify_block(store, 0)) == [key], byte
 
 
-def kinds_of_store() -> list[str]:
-    names = layout.ArrayNames(False).all
-    return ["zarr.json", "plan/zarr.json", *(f"{name}/zarr.json" for name in names), *names]
-
-
-DAMAGE = {
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "absent": lambda file: file.unlink(),
     "emptied": lambda file: file.write_bytes(b""),
     "cut in half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
     "last byte lost": lambda file: file.write_bytes(file.read_bytes()[:-1]),
     "longer": lambda file: file.write_bytes(file.read_bytes() + b"\0"),
 }
+# Nothing else in a store vouches for these.
+ALONE = ("zarr.json", "documents", "committed")
+
+
+def damages_of(path: Path) -> dict[str, list[tuple[str, str]]]:
+    """Damage -> (kind, key) of the objects that suffer it.
+
+    The kinds take the damages in turn, neighbours different ones, stores different turns: every kind is damaged in
+    every store, and each damage meets metadata, plan and blocks of each. What stands alone suffers all of them.
+    """
+    kinds = objects_by_kind(path)
+    others = sorted(set(kinds) - set(ALONE), key=lambda kind: (kind.endswith("zarr.json"), kind))
+    suffered = {damage: [(kind, kinds[kind]) for kind in ALONE] for damage in DAMAGE}
+    for kind, damage in zip(others, islice(cycle(DAMAGE), STORES.index(path.stem), None), strict=False):
+        suffered[damage].append((kind, kinds[kind]))
+    return {damage: [(kind, keys[len(keys) // 2]) for kind, keys in objects] for damage, objects in suffered.items()}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("kind", kinds_of_store())
-def test_lost_and_truncated_objects_are_found(intact: Path, kind: str, damage: str) -> None:
-    keys = objects_by_kind(intact)[kind]
-    file = intact / keys[len(keys) // 2]
-    content = file.read_bytes()
-    DAMAGE[damage](file)
-    findings = all_findings(intact)
-    file.write_bytes(content)
-    assert named(findings) == [keys[len(keys) // 2]]
-    if damage == "absent":
-        assert "absent" in findings[0].problem or kind == "committed"
+def test_lost_and_truncated_objects_are_found(intact: Path, damage: str) -> None:
+    for kind, key in damages_of(intact)[damage]:
+        with damaged(intact / key, DAMAGE[damage]):
+            findings = all_findings(intact)
+        assert named(findings) == [key]
+        assert damage != "absent" or "absent" in findings[0].problem or kind == "committed", key
+
+
+def test_every_kind_of_object_is_damaged_in_every_store(intact: Path) -> None:
+    suffered = damages_of(intact)
+    kinds = [kind for objects in suffered.values() for kind, _ in objects]
+    assert set(kinds) == set(objects_by_kind(intact))
+    assert {kind for kind in kinds if kinds.count(kind) > 1} == set(ALONE)
+    for objects in suffered.values():
+        rest = {kind for kind, _ in objects} - set(ALONE)
+        documents = {kind for kind in rest if kind.endswith("zarr.json")}
+        plan_chunks = {kind for kind in rest - documents if kind.startswith("plan/")}
+        assert all((documents, plan_chunks, rest - documents - plan_chunks))
 
 
 @pytest.mark.parametrize(
