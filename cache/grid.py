@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ class AnchorGrid:
     """Anchors of an image of `height` x `width` pixels, in the head's flat order.
 
     A prior's flat index is level offset + (y * feature width + x) * A + anchor, with anchor = ratio-major,
-    scale-minor (ld_spec 1.2): the order of `permute(0, 2, 3, 1).reshape(-1, C)` on the head's maps.
+    scale-minor (cache/FORMAT.md, "Words"): the order of `permute(0, 2, 3, 1).reshape(-1, C)` on the head's maps.
     Cell centres sit on multiples of the stride (centre offset 0).
 
     strides: pixels per cell, one per level; ratios: height / width; scales: anchor side in strides.
@@ -137,6 +137,18 @@ class AnchorGrid:
             "ratios": list(self.ratios),
             "scales": list(self.scales),
         }
+
+
+def grid_of(head: Mapping[str, Any], shape: Sequence[int] | np.ndarray) -> AnchorGrid | None:
+    """The priors of a patch of this (height, width) in pixels, for the `head` section of a manifest.
+
+    None where the head has no anchor grid.
+    """
+    grid = head.get("grid") or {}
+    if not {"strides", "ratios", "scales"} <= set(grid):
+        return None
+    strides = tuple(int(stride) for stride in grid["strides"])
+    return AnchorGrid(int(shape[0]), int(shape[1]), strides, tuple(grid["ratios"]), tuple(grid["scales"]))
 
 
 def padded_shape(shape: Sequence[int], divisor: int) -> tuple[int, int]:

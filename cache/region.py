@@ -1,4 +1,4 @@
-"""The distillation region: which priors carry a weight, from boxes and grid alone (ld_spec 2.5)."""
+"""The distillation region: which priors carry a weight, from boxes and grid alone (docs/method.md, "Region")."""
 
 from __future__ import annotations
 

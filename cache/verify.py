@@ -20,7 +20,7 @@ import numpy as np
 import zarr
 
 from cache.frames import content_bytes, largest_encoded
-from cache.grid import AnchorGrid
+from cache.grid import grid_of
 from cache.layout import (
     ASSIGNED_FIELDS,
     DOCUMENTS_CHUNK,
@@ -395,7 +395,7 @@ def _row_problems(root: zarr.Group, block: int, plan: Plan) -> list[tuple[str, s
         if (np.diff(index) <= 0).any():
             problems.append((prior_key, f"view {plan.view(int(view))}: prior indices do not rise"))
             continue
-        grid = grid_of(manifest, plan.patch_shape[plan.view_patch[view]])
+        grid = grid_of(manifest.head, plan.patch_shape[plan.view_patch[view]])
         if grid is None:
             continue
         counts, planned = grid.level_counts(index), plan.level_counts[view]
@@ -421,15 +421,6 @@ def _assigned_problems(root: zarr.Group, block: int, plan: Plan) -> Iterator[tup
         index = prior[plan.assigned_start[view] : plan.assigned_stop[view]]
         if (np.diff(index) <= 0).any():
             yield keys["assigned_prior"], f"view {plan.view(int(view))}: prior indices do not rise"
-
-
-def grid_of(manifest: Manifest, shape: np.ndarray) -> AnchorGrid | None:
-    """The priors of a patch of this (height, width); None where the head has another kind of grid."""
-    grid = manifest.head.get("grid")
-    if grid is None or not {"strides", "ratios", "scales"} <= set(grid):
-        return None
-    strides = tuple(int(stride) for stride in grid["strides"])
-    return AnchorGrid(int(shape[0]), int(shape[1]), strides, tuple(grid["ratios"]), tuple(grid["scales"]))
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from mmdet.datasets.transforms import PackDetInputs, RandomFlip
 from mmengine.structures import InstanceData
 from mmrotate.registry import TRANSFORMS
 
-from cache.grid import AnchorGrid, padded_shape
+from cache.grid import AnchorGrid, grid_of, padded_shape
 from cache.reader import CacheReader, TargetRecord
-from cache.verify import grid_of
 from cache.view import FLIPS
 from distill.heads import PLANNED_ASSIGNMENT
 from distill.region import box_region
@@ -161,7 +160,7 @@ class LoadTeacherTargets(BaseTransform):
                 f"cache {self.cache}, patch {patch_id}: its size is {stored} in the cache but {found} here, with "
                 "padding. Resize and pad as the cache's preprocessing says, or capture a new cache"
             )
-        return grid_of(self._reader.manifest, stored)
+        return grid_of(self._reader.manifest.head, stored)
 
     def _part_of(self, record: TargetRecord, results: dict[str, Any], grid: AnchorGrid) -> TargetRecord:
         """The rows of this student's own region, with its weights."""
