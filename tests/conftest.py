@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+
+if sys.dont_write_bytecode and sys.pycache_prefix is None:
+    # Else each of the processes that tests start would compile OpenMMLab anew, ten seconds of a core.
+    compiled = REPOSITORY / ".pytest_cache/bytecode"
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(compiled)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(compiled)
 
 
 @pytest.fixture(scope="session")

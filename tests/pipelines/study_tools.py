@@ -9,16 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.conftest import REPOSITORY
-
-
-@pytest.fixture
-def compiled_once(tmp_path_factory, monkeypatch) -> None:
-    """Processes share compiled modules: importing OpenMMLab from sources alone takes twenty seconds each time."""
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.getbasetemp() / "pycache"))
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
 
 
 def start(command: str, *argv: Any, stderr: Any = subprocess.DEVNULL) -> subprocess.Popen:

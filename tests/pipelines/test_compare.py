@@ -10,9 +10,7 @@ from cache.reader import CacheReader
 from pipelines import compare, report
 from pipelines.compare import paired, sibling, spread, unpaired, verdict
 from tests.pipelines.conftest import Project, call
-from tests.pipelines.study_tools import compiled_once, trainings
-
-__all__ = ["compiled_once"]
+from tests.pipelines.study_tools import trainings
 
 
 def arguments(project: Project, work: object, *more: object) -> list[object]:
@@ -20,7 +18,6 @@ def arguments(project: Project, work: object, *more: object) -> list[object]:
     return ["--config", project.config("distill"), *teacher, "--seeds", 0, 1, "--work-dir", work, *more]
 
 
-@pytest.mark.usefixtures("compiled_once")
 def test_three_kinds_with_two_seeds(project: Project, tmp_path, capfd) -> None:
     assert call(compare, *arguments(project, tmp_path, "--jobs", 2, "--json")) == 0
     figures = json.loads(capfd.readouterr().out)

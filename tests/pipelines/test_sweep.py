@@ -16,9 +16,7 @@ from pipelines import distill, report, sweep
 from pipelines.sweep import describe_settings, flatten, numeric_curves
 from pipelines.training.record import read_record
 from tests.pipelines.conftest import Project, call
-from tests.pipelines.study_tools import compiled_once, start, trainings, wait_until
-
-__all__ = ["compiled_once"]
+from tests.pipelines.study_tools import start, trainings, wait_until
 
 LD_ONLY = {"model.distillation.loss_kd": None}
 COOLER = dict(model=dict(distillation=dict(loss_ld=dict(temperature=2.0))))
@@ -31,7 +29,6 @@ def write_sweep(project: Project, folder: Path, runs: dict, **values: object) ->
     return file
 
 
-@pytest.mark.usefixtures("compiled_once")
 def test_a_killed_sweep_goes_on(project: Project, tmp_path, capfd) -> None:
     runs = {"both": {}, "ld_only": LD_ONLY, "cooler": COOLER}
     file = write_sweep(project, tmp_path, runs)
@@ -71,7 +68,6 @@ def test_a_killed_sweep_goes_on(project: Project, tmp_path, capfd) -> None:
     assert "3 of 3" in page
 
 
-@pytest.mark.usefixtures("compiled_once")
 def test_a_run_that_outlives_its_sweep_is_waited_for(project: Project, tmp_path) -> None:
     file = write_sweep(project, tmp_path, {"both": {}})
     process = start("sweep", "--sweep", file)
@@ -101,7 +97,6 @@ def students_of(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.usefixtures("compiled_once")
 def test_a_run_that_fails_stops_no_other(project: Project, tmp_path, capfd) -> None:
     broken = {"optim_wrapper.optimizer.lr": -1.0}
     file = write_sweep(project, tmp_path, {"broken": broken}, baseline=project.config("plain"))
