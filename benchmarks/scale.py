@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -37,7 +36,8 @@ from cache.reader import CacheReader
 from cache.verify import verify_block, verify_metadata
 from cache.view import FLIPS
 from cache.writer import CacheWriter
-from pipelines.base.command import available_cores, bytes_on_disk, positive_int, run_command
+from pipelines.base.command import available_cores, positive_int, run_command
+from pipelines.base.files import bytes_on_disk, require_room
 from pipelines.base.parallel import map_and_add
 
 DOTA_PATCHES = 9_734
@@ -80,7 +80,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Plan -> two stores -> figures -> tables."""
     with tempfile.TemporaryDirectory(dir=arguments.folder, delete=not arguments.keep) as name:
         folder = Path(name)
-        require_room(folder)
+        require_room(folder, NEEDED_BYTES, "the benchmark", "Give another --folder")
         figures: dict[str, Any] = {"cores": available_cores(), "nothing": stage(nothing)}
         figures["plan"] = stage(plan_figures, arguments.patches, arguments.mean_rows)
         shapes = {
@@ -94,19 +94,6 @@ def main(arguments: argparse.Namespace) -> None:
         print(json.dumps(figures, indent=2))
     else:
         print_figures(figures)
-
-
-def require_room(folder: Path) -> None:
-    """Refuse a disk that the stores would nearly fill.
-
-    Raises:
-        ValueError: naming the folder, what is free and what is needed.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < NEEDED_BYTES:
-        raise ValueError(
-            f"{folder} has {free / 1e9:.1f} GB free, {NEEDED_BYTES / 1e9:.0f} GB are needed. Give another --folder"
-        )
 
 
 def measure_store(path: Path, patches: int, period: int, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -53,7 +53,8 @@ from benchmarks.step_project import (
 from benchmarks.step_report import draw, paired_ratio, print_report, stage_medians
 from benchmarks.step_stages import StageClock, watch_region_search, watch_step
 from distill.heads import PLANNED_ASSIGNMENT
-from pipelines.base.command import positive_int, progress, run_command
+from pipelines.base.command import positive_int, run_command
+from pipelines.base.progress import progress
 
 Batch = dict[str, Any]
 # Steps of a row's own process, whose peak is its memory: the optimiser's state is there from the second on.

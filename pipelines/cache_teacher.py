@@ -13,7 +13,6 @@ import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -29,8 +28,9 @@ from cache.quantize import FieldCodec, codecs_of, resolve_codec
 from cache.reader import CacheReader
 from cache.storage import Folder, Location, locate
 from cache.writer import CacheWriter, Part
-from pipelines.base.command import bytes_on_disk, run_command
+from pipelines.base.command import run_command
 from pipelines.base.experiment import load_config, require_keys
+from pipelines.base.files import bytes_on_disk, require_room
 from pipelines.capture.capture import add_capture_arguments, add_teacher_arguments
 from pipelines.capture.cluster import add_cluster_arguments, open_cluster
 from pipelines.capture.engine import make_engine
@@ -90,23 +90,16 @@ def require_disk(
     if not isinstance(path, Folder):
         return
     if probe is not None:
-        needed, kind = probe.bytes, "predicted by the probe"
+        needed, basis = probe.bytes, "by the probe's prediction"
     else:
         missing = plan.rows_per_block[CacheReader(path).missing_blocks()].sum()
         captured = plan.num_rows - missing
         if captured:
-            needed, kind = bytes_on_disk(path) / captured * missing, "at the rate of the blocks that it holds"
+            needed, basis = bytes_on_disk(path) / captured * missing, "at the size of the blocks that it holds"
         else:
-            needed, kind = row_bytes(codecs, config) * missing, "before compression"
-    folder = path.path
-    while not folder.exists():
-        folder = folder.absolute().parent
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise ValueError(
-            f"cache {path} needs {needed / 1e6:,.1f} MB ({kind}) but {folder} has {free / 1e6:,.1f} MB free. Make "
-            "room, give another CACHE= path, or a coarser codec (codec = 'small')"
-        )
+            needed, basis = row_bytes(codecs, config) * missing, "before compression"
+    cure = "Make room, give another CACHE= path, or a coarser codec (codec = 'small')"
+    require_room(path.path, needed, f"{basis}, cache {path}", cure)
 
 
 def report(path: Location, plan: Plan, written: int, seconds: float, probe: Probe | None, *, as_json: bool) -> None:

@@ -28,8 +28,8 @@ from cache.reader import CacheReader
 from distill.teacher import FrozenTeacher
 from pipelines.base.command import positive_int, run_command
 from pipelines.base.experiment import load_config, require_keys, view_pipeline
+from pipelines.base.files import write_json, write_text
 from pipelines.distill import point_to_cache
-from pipelines.prepare.patches import write_json
 from pipelines.studies.students import (
     OUTPUT,
     Student,
@@ -37,7 +37,7 @@ from pipelines.studies.students import (
     require_trainable,
     run_students,
 )
-from pipelines.training.record import describe_code, kind_of, read_evaluation, read_record, write_text
+from pipelines.training.record import describe_code, kind_of, read_evaluation, read_record
 
 KINDS = ("plain", "live", "cached")
 TEACHER = "teacher"

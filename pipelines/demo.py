@@ -24,8 +24,9 @@ import cv2
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.base.command import bytes_on_disk, run_command
+from pipelines.base.command import run_command
 from pipelines.base.experiment import load_config
+from pipelines.base.files import bytes_on_disk
 from pipelines.evaluate import evaluate
 from pipelines.training.record import EVALUATION
 

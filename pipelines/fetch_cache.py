@@ -9,15 +9,11 @@ every byte of it has been checked.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
-import os
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +23,10 @@ from cache.layout import block_keys, commit_key, open_root, read_plan
 from cache.reader import CacheReader
 from cache.storage import Bucket, Folder, locate
 from cache.verify import Finding, verify_block, verify_metadata
-from pipelines.base.command import available_cores, positive_int, progress, run_command
+from pipelines.base.command import available_cores, positive_int, run_command
+from pipelines.base.files import PARTIAL, exclusive, replacing, require_room
 from pipelines.base.parallel import map_and_add
+from pipelines.base.progress import progress
 
 # Metadata is checked before blocks are looked at, so damage to both is mended in two rounds; the third finds none.
 ROUNDS = 3
@@ -52,7 +50,8 @@ def main(arguments: argparse.Namespace) -> int:
     require_same_cache(source, target)
     draft = target if target.exists() else target.with_name(f".{target.name}.fetch")
     started = time.perf_counter()
-    with only_fetch_into(draft):
+    draft.mkdir(parents=True, exist_ok=True)
+    with exclusive(draft, f"another fetch is writing into {draft}. Wait for it, or stop it first"):
         copied = copy_store(source, Folder(draft), arguments)
         if not copied.findings and draft != target:
             # Fails where something else has been put there meanwhile: it is never replaced.
@@ -73,25 +72,6 @@ def require_same_cache(source: Bucket, target: Path) -> None:
             raise ValueError(f"{target} holds another cache than {source}. Give another folder (--to), or move it away")
 
 
-@contextmanager
-def only_fetch_into(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep other fetches out of it.
-
-    Raises:
-        ValueError: another process is fetching into it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another fetch is writing into {folder}. Wait for it, or stop it first") from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def copy_store(source: Bucket, folder: Folder, arguments: argparse.Namespace) -> Copied:
     """Fetch objects until the copy passes its verification, or does not get better."""
     copied = Copied()
@@ -109,10 +89,11 @@ def fetch_missing(source: Bucket, folder: Folder, copied: Copied, jobs: int) -> 
     """Fetch the objects that are not there in their full length: each comes whole or not at all."""
     sizes, present = source.sizes(), folder.sizes()
     for key in present:
-        if key.endswith(".partial"):
+        if key.endswith(PARTIAL):
             folder.delete(key)
     missing = [key for key, size in sizes.items() if present.get(key) != size]
-    require_room(folder, sum(sizes[key] for key in missing))
+    needed = sum(sizes[key] for key in missing)
+    require_room(folder.path, needed, "the rest of the copy", "Make room, or give another folder (--to)")
     total, left = (sum(map(_kilobytes, counted)) for counted in (sizes.values(), (sizes[key] for key in missing)))
     with progress("fetch", total, "kB", done=total - left) as advance, ThreadPoolExecutor(jobs) as executor:
         fetches = {executor.submit(fetch_object, source, folder, key): key for key in missing}
@@ -130,25 +111,10 @@ def fetch_missing(source: Bucket, folder: Folder, copied: Copied, jobs: int) -> 
 def fetch_object(source: Bucket, folder: Folder, key: str) -> None:
     """Fetch one object under another name, and rename it when it is complete."""
     file = folder.path / key
-    partial = file.with_name(f"{file.name}.partial")
     file.parent.mkdir(parents=True, exist_ok=True)
-    source.download(key, partial)
-    os.replace(partial, file)
+    with replacing(file) as partial:
+        source.download(key, partial)
     folder.sync(key)
-
-
-def require_room(folder: Folder, needed: int) -> None:
-    """Refuse a copy that will not fit on its disk.
-
-    Raises:
-        ValueError: naming what it needs and what is free.
-    """
-    free = shutil.disk_usage(folder.path).free
-    if needed > free:
-        raise ValueError(
-            f"{needed / 1e6:,.1f} MB are to be fetched but {folder} has {free / 1e6:,.1f} MB free. Make room, or give "
-            "another folder (--to)"
-        )
 
 
 def check_copy(folder: Folder, workers: int) -> tuple[set[str], list[Finding]]:

@@ -27,8 +27,9 @@ from torch.utils.data import DataLoader, Dataset
 from cache.plan import VIEWS_PER_BLOCK, Plan, PlannedPatch, make_plan
 from cache.quantize import FLOATS, PRESETS, FieldCodec
 from cache.view import FLIPS
-from pipelines.base.command import positive_int, progress, run_command
+from pipelines.base.command import positive_int, run_command
 from pipelines.base.experiment import build_adapter, load_config, require_keys
+from pipelines.base.progress import progress
 from pipelines.capture.capture import add_capture_arguments, add_teacher_arguments
 from pipelines.capture.cluster import Cluster, Shared, add_cluster_arguments, open_cluster
 from pipelines.capture.engine import make_engine, register

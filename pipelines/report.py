@@ -24,8 +24,9 @@ from cache.grid import AnchorGrid
 from cache.manifest import Manifest
 from cache.reader import CacheReader
 from pipelines import sweep as sweeps
-from pipelines.base.command import bytes_on_disk, run_command, warn
+from pipelines.base.command import run_command, warn
 from pipelines.base.experiment import load_config
+from pipelines.base.files import bytes_on_disk, write_text
 from pipelines.compare import verdict
 from pipelines.reporting import charts
 from pipelines.reporting.charts import AP_COLUMNS, COLOURS, NEUTRAL, PALETTE, Bar, Curve, inline_svg
@@ -39,7 +40,6 @@ from pipelines.training.record import (
     read_evaluation,
     read_losses,
     read_record,
-    write_text,
 )
 
 TITLE = "Localization Distillation from a teacher cache"

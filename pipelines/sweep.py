@@ -28,8 +28,8 @@ from rich.table import Table
 from cache.reader import CacheReader
 from pipelines.base.command import positive_int, run_command
 from pipelines.base.experiment import load_config, require_keys
+from pipelines.base.files import write_json, write_text
 from pipelines.distill import point_to_cache
-from pipelines.prepare.patches import write_json
 from pipelines.studies.students import (
     OUTPUT,
     Student,
@@ -38,7 +38,7 @@ from pipelines.studies.students import (
     require_trainable,
     run_students,
 )
-from pipelines.training.record import describe_code, kind_of, read_evaluation, read_record, write_text
+from pipelines.training.record import describe_code, kind_of, read_evaluation, read_record
 
 AP_COLUMNS = ("AP", "AP50", "AP75")
 BASELINE = "plain"

@@ -27,7 +27,7 @@ from cache.storage import locate
 from cache.verify import Finding, captured_blocks, verify_block, verify_documents, verify_metadata
 from cache.writer import require_idle
 from distill.audit import compare_record, repeat_tolerance
-from pipelines.base.command import available_cores, plain_console, positive_int, printable, progress, run_command
+from pipelines.base.command import available_cores, plain_console, positive_int, printable, run_command
 from pipelines.base.experiment import (
     describe_assignment,
     describe_student,
@@ -37,6 +37,7 @@ from pipelines.base.experiment import (
     training_set,
 )
 from pipelines.base.parallel import map_and_add
+from pipelines.base.progress import progress
 from pipelines.capture.capture import Capture, PatchLogits, add_teacher_arguments, describe_numeric, load_teacher
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import dask
 import dask.bag
 
-from pipelines.base.command import progress
+from pipelines.base.progress import progress
 
 # Most items of one Dask task: few enough for a smooth progress, enough that a million items are no million tasks.
 ITEMS_PER_TASK = 64

@@ -28,7 +28,8 @@ from cache.reader import CacheReader
 from cache.storage import Location
 from cache.writer import CacheWriter
 from distill.teacher import FrozenTeacher
-from pipelines.base.command import available_cores, progress, warn
+from pipelines.base.command import available_cores, warn
+from pipelines.base.progress import progress
 from pipelines.capture.capture import Capture, describe_capture, load_teacher, make_capture
 from pipelines.capture.cluster import Cluster, Shared
 from pipelines.capture.probe import Probe, run_probe

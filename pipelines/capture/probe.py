@@ -19,7 +19,9 @@ from cache.plan import Plan, PlannedPatch, make_plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec, ValueRange, choose_codecs
 from cache.view import FLIPS
 from cache.writer import CacheWriter
-from pipelines.base.command import available_cores, bytes_on_disk, progress
+from pipelines.base.command import available_cores
+from pipelines.base.files import bytes_on_disk
+from pipelines.base.progress import progress
 from pipelines.capture.capture import Capture, PatchLogits
 
 # Seed of the sample; the codec's steps depend on it.

@@ -27,9 +27,10 @@ import shapely
 from cache.manifest import as_stored
 from distill.coco_annotations import category_ids, read_annotations
 from distill.dota import Labels, list_images, read_labels
+from pipelines.base.files import write_json
 from pipelines.prepare.data_folder import (
     SPLITS,
-    exclusive,
+    exclusive_folder,
     is_complete,
     read_description,
     refuse_difference,
@@ -37,7 +38,6 @@ from pipelines.prepare.data_folder import (
     require_data_keys,
     require_scenes,
 )
-from pipelines.prepare.patches import write_json
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -150,7 +150,7 @@ def make_scenes(data_root: Path, classes: tuple[str, ...], scenes: CocoScenes) -
     """
     source = "synthetic scenes, COCO format"
     parameters = as_stored({"format": 1, "source": source, "scenes": asdict(scenes), "classes": classes})
-    with exclusive(data_root):
+    with exclusive_folder(data_root):
         filled = [data_root / split / part for split in SPLITS for part in ("images", "labelTxt")]
         stored = read_description(data_root, [*filled, data_root / "annotations"])
         refuse_other_parameters(data_root, stored, parameters)

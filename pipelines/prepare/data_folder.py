@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.manifest import first_difference
-from pipelines.base.command import warn
+from pipelines.base.files import exclusive
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -60,24 +58,15 @@ def require_scenes(counts: Mapping[str, int]) -> None:
 
 
 @contextmanager
-def exclusive(data_root: Path) -> Iterator[None]:
-    """Hold the folder, which is made if need be, for this run alone; the lock ends with the process.
+def exclusive_folder(data_root: Path) -> Iterator[None]:
+    """Hold the data folder, which is made if need be, for this run alone.
 
     Raises:
         ValueError: another run holds it.
     """
     data_root.mkdir(parents=True, exist_ok=True)
-    folder = os.open(data_root, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another run is writing into {data_root}; wait until it ends") from None
-        except OSError:
-            warn(f"{data_root} lies on a file system without locks; do not start a second run into it")
+    with exclusive(data_root, f"another run is writing into {data_root}; wait until it ends"):
         yield
-    finally:
-        os.close(folder)
 
 
 def read_description(data_root: Path, folders: Sequence[Path]) -> dict[str, Any] | None:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.manifest import as_stored
-from pipelines.base.command import progress, warn
+from pipelines.base.command import warn
+from pipelines.base.files import write_json
+from pipelines.base.progress import progress
 from pipelines.prepare.data_folder import (
     SPLITS,
-    exclusive,
+    exclusive_folder,
     is_complete,
     read_description,
     refuse_difference,
@@ -22,7 +24,7 @@ from pipelines.prepare.data_folder import (
     require_data_keys,
     require_scenes,
 )
-from pipelines.prepare.patches import Source, SourceImage, SplitFolder, SplitRule, read_source, split_images, write_json
+from pipelines.prepare.patches import Source, SourceImage, SplitFolder, SplitRule, read_source, split_images
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -59,7 +61,7 @@ def prepare_dota(config: Config, arguments: argparse.Namespace) -> tuple[dict[st
         ValueError: an unusable config or source, or a folder that was made from something else.
     """
     data = read_data_config(config, arguments.config)
-    with exclusive(data.data_root):
+    with exclusive_folder(data.data_root):
         parameters = describe(data, synthetic=arguments.dota_root is None)
         folders = [folder for split in SPLITS for folder in SplitFolder(data.data_root / split).folders()]
         stored = read_description(data.data_root, folders)

@@ -30,9 +30,9 @@ import numpy as np
 import shapely
 
 from distill.dota import Labels, PatchName, format_labels, list_images, parse_patch_name, read_labels, split_folders
+from pipelines.base.files import PARTIAL, write_bytes, write_json
 
 CUT_DIFFICULTY = 2
-_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -261,11 +261,11 @@ class SplitFolder:
         for folder in (self.images, self.annfiles):
             for path in folder.iterdir():
                 name = parse_patch_name(path.stem)
-                if path.suffix == _PARTIAL or (name is not None and name.image_id not in finished):
+                if path.suffix == PARTIAL or (name is not None and name.image_id not in finished):
                     path.unlink(missing_ok=True)
         for folder in (self.label_texts, self.done):
             for path in folder.iterdir():
-                if path.suffix == _PARTIAL or path.stem not in finished:
+                if path.suffix == PARTIAL or path.stem not in finished:
                     path.unlink(missing_ok=True)
 
 
@@ -283,13 +283,13 @@ def write_patches(source: SourceImage, folder: SplitFolder, rule: SplitRule, cla
     num_bytes = 0
     for patch in split_image(read_image(source.image), labels, source.image_id, rule):
         picture, text = _encode_png(patch.pixels), format_labels(patch.labels).encode()
-        _write_file(folder.images / f"{patch.name}.png", picture)
-        _write_file(folder.annfiles / f"{patch.name}.txt", text)
+        write_bytes(folder.images / f"{patch.name}.png", picture)
+        write_bytes(folder.annfiles / f"{patch.name}.txt", text)
         patches[str(patch.name)] = len(patch.labels)
         num_bytes += len(picture) + len(text)
-    _write_file(folder.label_texts / f"{source.image_id}.txt", source.label_file.read_bytes())
+    write_bytes(folder.label_texts / f"{source.image_id}.txt", source.label_file.read_bytes())
     record = ImageRecord(source.identity(), patches, num_bytes)
-    _write_file(folder.done / f"{source.image_id}.json", _json_bytes(asdict(record)))
+    write_json(folder.done / f"{source.image_id}.json", asdict(record))
     return record
 
 
@@ -348,11 +348,6 @@ def read_image(path: Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    _write_file(path, _json_bytes(value))
-
-
 def _check_window_size(size: int, overlap: int) -> None:
     if size < 1 or not 0 <= overlap < size:
         raise ValueError(f"patches of {size} pixels cannot overlap by {overlap}; 0 <= overlap < size is needed")
@@ -369,17 +364,6 @@ def _encode_png(pixels: np.ndarray) -> bytes:
     encoded, data = cv2.imencode(".png", pixels)
     assert encoded, "OpenCV encodes every uint8 image as PNG"
     return data.tobytes()
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    # The process id keeps a killed run's last breath apart from the run that already resumes it.
-    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
-def _json_bytes(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 @contextmanager

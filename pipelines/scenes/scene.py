@@ -6,7 +6,6 @@ A scene is a pure function of its seed and settings: same arguments, same bytes,
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from rich.progress import track
 
 from distill.dota import DOTA_CLASSES, Labels, format_labels
+from pipelines.base.files import write_bytes, write_text
 from pipelines.scenes import blocks as scene_blocks
 from pipelines.scenes import compact as scene_compact
 from pipelines.scenes import ground as scene_ground
@@ -92,7 +92,7 @@ def write_scenes(
     known = _read_record(record, settings)
     names = [f"S{number:04d}" for number in range(count)]
     _remove_surplus(folder, record, names)
-    _replace(record, _record_text(settings, known).encode())
+    write_text(record, _record_text(settings, known))
     with record.open("a", encoding="utf-8") as log:
         for number, name in enumerate(track(names, description="scenes")):
             image_path, label_path = _scene_paths(folder, name)
@@ -100,13 +100,13 @@ def write_scenes(
                 continue
             size = sizes[number % len(sizes)]
             scene = render_scene(_scene_seed(seed, number), size=size, classes=classes, scale=scale)
-            _replace(image_path, cv2.imencode(".png", scene.image)[1].tobytes())
-            _replace(label_path, format_labels(scene.labels).encode())
+            write_bytes(image_path, cv2.imencode(".png", scene.image)[1].tobytes())
+            write_text(label_path, format_labels(scene.labels))
             known[name] = _digests(image_path, label_path)
             log.write(f"{name} {known[name]}\n")
             log.flush()
     # Rewritten in order, so that a resumed run leaves the same bytes as an uninterrupted one.
-    _replace(record, _record_text(settings, {name: known[name] for name in names}).encode())
+    write_text(record, _record_text(settings, {name: known[name] for name in names}))
 
 
 def _theme_site(rng: np.random.Generator, size: tuple[int, int], classes: Sequence[str], scale: float) -> Site:
@@ -177,10 +177,3 @@ def _remove_surplus(folder: Path, record: Path, names: Sequence[str]) -> None:
     for name in {line.split(" ", 1)[0] for line in lines} - set(names):
         for path in _scene_paths(folder, name):
             path.unlink(missing_ok=True)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

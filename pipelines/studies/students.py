@@ -14,7 +14,6 @@ from __future__ import annotations
 import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
 import argparse
-import fcntl
 import os
 import queue
 import re
@@ -24,7 +23,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -37,16 +35,16 @@ from mmrotate.registry import MODELS
 from cache.manifest import first_difference
 from cache.reader import CacheReader
 from pipelines import distill, train
-from pipelines.base.command import available_cores, existing_file, progress, run_command, warn
+from pipelines.base.command import available_cores, existing_file, run_command, warn
 from pipelines.base.experiment import load_config
+from pipelines.base.files import exclusive, write_text
+from pipelines.base.progress import progress
 from pipelines.evaluate import evaluate
-from pipelines.training.record import EVALUATION, kind_of, last_checkpoint, read_evaluation, read_record, write_text
+from pipelines.training.record import EVALUATION, kind_of, last_checkpoint, read_evaluation, read_record
 
 CONFIGS = "configs"
 OUTPUT = "output.log"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*")
-LOOK_SECONDS = 0.5
-"""Time between two looks at a lock that another process holds."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +243,8 @@ class _Processes:
     def _work(self, student: Student) -> str | None:
         environment = self._environments.get()
         try:
-            with locked(student.lock_file, self._stop) as lock:
+            busy = f"{student.name} is being worked on by another process; waiting for it"
+            with exclusive(student.lock_file, busy, stop=self._stop) as lock:
                 if self._stop.is_set():
                     return "interrupted"
                 if student.is_finished:
@@ -281,30 +280,6 @@ class _Processes:
             with self._guard:
                 self._running.discard(process)
         return None if student.is_finished else _failure(output, status)
-
-
-@contextmanager
-def locked(path: Path, stop: Event) -> Iterator[int]:
-    """Hold a file's lock, which the kernel frees with the last process that has it; yields its descriptor.
-
-    Where another process holds it, that one is waited for: it works on the same run, perhaps for a command that was
-    killed.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        told = False
-        while not stop.is_set():
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    warn(f"{path.stem} is being worked on by another process; waiting for it")
-                told = True
-                stop.wait(LOOK_SECONDS)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _environment(slot: int, jobs: int) -> dict[str, str]:

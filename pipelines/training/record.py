@@ -10,7 +10,6 @@ import pipelines.base.openmmlab  # noqa: F401  isort: skip
 import hashlib
 import json
 import multiprocessing
-import os
 import platform
 import re
 import resource
@@ -32,8 +31,8 @@ from torch import nn
 from cache import __version__
 from cache.reader import CacheReader
 from distill.checkpoint import weights_digest
-from pipelines.base.command import available_cores, bytes_on_disk
-from pipelines.prepare.patches import write_json
+from pipelines.base.command import available_cores
+from pipelines.base.files import bytes_on_disk, write_json
 
 RECORD = "run.json"
 EVALUATION = "evaluation"
@@ -284,13 +283,6 @@ def hardware() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _bare(model: nn.Module) -> nn.Module:

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from pipelines.base import command
-from pipelines.base.command import progress, run_command
+from pipelines.base import command, progress
+from pipelines.base.command import run_command
 
 
 def fail_with(error: BaseException) -> command.Main:
@@ -64,8 +64,8 @@ def test_plain_progress_says_count_rate_and_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([0.0, 5.0, 10.0, 12.0, 22.0, 25.0])
-    monkeypatch.setattr(command.time, "monotonic", lambda: next(clock))
-    with progress("splitting", 10, "images", done=2) as advance:
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress("splitting", 10, "images", done=2) as advance:
         advance(1)  # after 5 s: too early for a line
         advance(1)  # 10 s: two images in 10 s
         advance(1)  # 12 s: too early again
@@ -85,7 +85,7 @@ def test_progress_on_a_terminal_shows_rate_and_time_left(monkeypatch: pytest.Mon
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with progress("splitting", 2, "images") as advance:
+    with progress.progress("splitting", 2, "images") as advance:
         advance(1)
         advance(1)
     assert "2/2" in terminal.getvalue()

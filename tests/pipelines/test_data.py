@@ -21,7 +21,7 @@ import pytest
 from distill.dota import read_labels
 from pipelines.base.command import run_command
 from pipelines.data import main, make_parser
-from pipelines.prepare.data_folder import exclusive
+from pipelines.prepare.data_folder import exclusive_folder
 from pipelines.scenes.scene import write_scenes
 
 REPOSITORY = Path(__file__).parents[2]
@@ -338,7 +338,7 @@ def test_folder_of_other_files_is_refused(tmp_path: Path, dota: Path, capsys: py
 
 
 def test_second_run_at_the_same_time_is_refused(tmp_path: Path, dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with exclusive(tmp_path / "out"):
+    with exclusive_folder(tmp_path / "out"):
         assert run(write_config(tmp_path), dota) == 1
     assert "another run is writing into" in capsys.readouterr().err
 

@@ -173,7 +173,9 @@ def test_what_cannot_be_copied(proxy: Proxy, tmp_path: Path, capfd, monkeypatch)
     write_store(to, small_plan(seed=1))
     expect_refusal(capfd, call(fetch_cache, "--cache", URL, "--to", to), f"holds another cache than {URL}")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    expect_refusal(capfd, call(fetch_cache, "--cache", URL, "--to", tmp_path / "new.zarr"), "MB are to be fetched but")
+    expect_refusal(
+        capfd, call(fetch_cache, "--cache", URL, "--to", tmp_path / "new.zarr"), "the rest of the copy needs"
+    )
 
 
 def test_two_fetches_into_one_folder(proxy: Proxy, tmp_path: Path, capfd) -> None:

@@ -256,7 +256,7 @@ def test_crash_at_every_step_leaves_an_image_finished_or_to_be_done_again(
         folder.make()
         write_patches(first, folder, SMALL, CLASSES)
         with monkeypatch.context() as patch:
-            patch.setattr("pipelines.prepare.patches.os.replace", replace_until(step))
+            patch.setattr("pipelines.base.files.os.replace", replace_until(step))
             with pytest.raises(KilledError):
                 write_patches(second, folder, SMALL, CLASSES)
         assert list(folder.records()) == ["first"]

@@ -318,7 +318,7 @@ def test_a_disk_without_room_is_refused_beforehand(project: Project, tmp_path, c
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     cache = tmp_path / "new.zarr"
     status = call(cache_teacher, "--config", project.config("distill"), "--loaders", 0, "--cache", cache)
-    expect_refusal(capfd, status, "MB (predicted by the probe) but")
+    expect_refusal(capfd, status, "by the probe's prediction, cache")
     assert not cache.exists()
 
 
