@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ class Request:
     method: str
     path: str
     range: str | None
+    agent: str
     is_signed: bool
     status: int | None = None
     sent: int = 0
@@ -73,6 +75,8 @@ def environment(endpoint: str, **changes: str) -> dict[str, str]:
 def s3_server() -> Iterator[str]:
     """A server with one bucket; yields its endpoint."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    # It writes a line for each of thousands of requests, and pytest keeps them.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server.start()
     host, port = server.get_host_and_port()
     connection = http.client.HTTPConnection(host, port)
@@ -98,8 +102,9 @@ def proxy_of(server: str) -> Iterator[Proxy]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with lock:
-                number, signed = len(proxy.requests) + 1, "Authorization" in self.headers
-                request = Request(number, self.command, self.path, self.headers.get("Range"), signed)
+                headers, number = self.headers, len(proxy.requests) + 1
+                agent, signed = headers.get("User-Agent", ""), "Authorization" in headers
+                request = Request(number, self.command, self.path, headers.get("Range"), agent, signed)
                 proxy.requests.append(request)
             fault = proxy.fault(request)
             if fault in ("drop", "stall"):
@@ -148,9 +153,9 @@ def proxy_of(server: str) -> Iterator[Proxy]:
     server_of_proxy.server_close()
 
 
-def every(number: int, kind: str) -> Fault:
-    """Every so many-th request fails."""
-    return lambda request: kind if request.number % number == 0 else None
+def every(number: int, *kinds: str) -> Fault:
+    """Every so many-th request fails, in one way after the other."""
+    return lambda request: None if request.number % number else kinds[request.number // number % len(kinds)]
 
 
 def make_public(endpoint: str, url: str) -> None:
