@@ -45,6 +45,8 @@ from tests.cache.store_tools import (
 )
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.s3
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:

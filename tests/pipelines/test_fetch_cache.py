@@ -23,6 +23,7 @@ from tests.cache.store_tools import contents, small_manifest, small_plan, write_
 from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import call
 
+pytestmark = pytest.mark.s3
 URL = f"s3://{BUCKET}/runs/cache.zarr"
 
 

@@ -19,6 +19,7 @@ from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import Project, call
 from tests.pipelines.test_whole_path import expect_refusal, last_losses
 
+pytestmark = pytest.mark.s3
 URL = f"s3://{BUCKET}/demo/cache.zarr"
 
 
@@ -48,6 +49,7 @@ def test_a_stopped_capture_goes_on(project: Project, proxy: Proxy, capfd) -> Non
     assert remote_contents(URL) == contents(project.cache)
 
 
+@pytest.mark.cluster
 def test_workers_capture_into_the_bucket(project: Project, proxy: Proxy) -> None:
     """Each Dask worker reaches S3 by itself; the objects are those of a folder."""
     url = f"s3://{BUCKET}/demo/workers.zarr"
