@@ -28,7 +28,7 @@ from distill.checkpoint import load_checkpoint, load_weights, state_dict_of
 from pipelines.base.command import positive_int, run_command
 from pipelines.base.experiment import entries_of, load_config, training_set
 from pipelines.base.progress import progress
-from pipelines.distill import point_to_cache
+from pipelines.training.kind import point_to_cache
 
 
 def main(arguments: argparse.Namespace) -> None:

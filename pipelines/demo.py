@@ -22,13 +22,13 @@ from typing import Any
 
 import cv2
 from rich.console import Console
-from rich.table import Table
 
+from pipelines.base.arguments import make_command_parser
 from pipelines.base.command import run_command
 from pipelines.base.experiment import load_config
 from pipelines.base.files import bytes_on_disk
-from pipelines.evaluate import evaluate
-from pipelines.training.record import EVALUATION
+from pipelines.base.table import Table
+from pipelines.training.evaluation import AP_COLUMNS, evaluate_run
 
 CONFIGS = {name: f"configs/demo/{name}.py" for name in ("teacher", "plain", "distill")}
 # What a working demo must show on held-out scenes.
@@ -81,9 +81,7 @@ def main(arguments: argparse.Namespace) -> int:
         )
     with report.stage("evaluation"):
         for name, checkpoint in checkpoints.items():
-            config = load_config(CONFIGS[name])
-            config.work_dir = str(work / name / EVALUATION)
-            report.ap[name] = evaluate(config, checkpoint, work / name / EVALUATION)
+            report.ap[name] = evaluate_run(load_config(CONFIGS[name]), checkpoint, work / name)
 
     (work / "demo.json").write_text(json.dumps(report.__dict__, indent=2))
     print_report(report, work)
@@ -123,22 +121,13 @@ def final_checkpoint(name: str, work: Path) -> Path:
 
 def print_report(report: DemoReport, work: Path) -> None:
     """Stages and AP as two tables."""
-    stages = Table(title=f"Demo, seed {report.seed}", title_justify="left")
-    for column in ("stage", "seconds", "MB"):
-        stages.add_column(column, justify="left" if column == "stage" else "right")
-    for row in report.stages:
-        stages.add_row(row["stage"], f"{row['seconds']:.0f}", f"{row['bytes'] / 1e6:.1f}")
-    stages.add_row("total", f"{sum(row['seconds'] for row in report.stages):.0f}", "", style="bold")
-
-    table = Table(title="AP on held-out synthetic scenes", title_justify="left")
-    for column in ("detector", "AP", "AP50", "AP75"):
-        table.add_column(column, justify="left" if column == "detector" else "right")
+    stages = [(row["stage"], f"{row['seconds']:.0f}", f"{row['bytes'] / 1e6:.1f}") for row in report.stages]
+    total = ("total", f"{sum(row['seconds'] for row in report.stages):.0f}", "")
     names = {"teacher": "teacher (R-34)", "plain": "plain student (R-18)", "distill": "student from the cache (R-18)"}
-    for name, figures in report.ap.items():
-        table.add_row(names[name], *(f"{100 * figures[key]:.1f}" for key in ("AP", "AP50", "AP75")))
-    console = Console()
-    console.print(stages)
-    console.print(table)
+    rows = [(names[name], *(f"{100 * ap[key]:.1f}" for key in AP_COLUMNS)) for name, ap in report.ap.items()]
+    console = Console(markup=False)
+    console.print(Table(("stage", "seconds", "MB"), [*stages, total]).terminal(f"Demo, seed {report.seed}"))
+    console.print(Table(("detector", *AP_COLUMNS), rows).terminal("AP on held-out synthetic scenes"))
     console.print(f"Everything of this run is in {work}.")
 
 
@@ -156,10 +145,11 @@ def judge(report: DemoReport) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.demo",
-        description="Data, teacher, cache, plain and distilled student, and a report, on built-in scenes and a CPU.",
-        epilog="Exit status: 0 the teacher beats AP50 0.4 and the plain student, 1 it does not, 2 unusable arguments.",
+    parser = make_command_parser(
+        "demo",
+        "Data, teacher, cache, plain and distilled student, and a report, on built-in scenes and a CPU.",
+        example="--work-dir work_dirs/demo --seed 0",
+        status="0 the teacher beats AP50 0.4 and the plain student, 1 it does not, 2 unusable arguments",
     )
     parser.add_argument("--work-dir", default="work_dirs/demo", help="holds one numbered folder per run")
     parser.add_argument("--seed", type=int, default=0, help="seed of all three trainings")

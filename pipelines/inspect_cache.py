@@ -37,9 +37,9 @@ from pipelines.base.experiment import load_config, require_keys
 from pipelines.base.parallel import map_and_add
 from pipelines.capture.capture import measure_error
 from pipelines.capture.views import TrainingViews
-from pipelines.evaluate import detector_config
 from pipelines.plan import PERCENTILES
 from pipelines.reporting import cache_pictures
+from pipelines.training.evaluation import detector_config
 
 EXPENSIVE_VIEWS = 10
 ERROR_UNITS = {"mean_kl": " nats", "pixels": " px", "degrees": "°"}

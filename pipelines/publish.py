@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from distill.checkpoint import load_checkpoint, state_dict_of, weights_digest
+from pipelines.base.arguments import add_json, make_command_parser
 from pipelines.base.command import run_command
 
 # What a user of the weights needs of a run's meta; dates, hosts and paths stay behind.
@@ -56,14 +57,14 @@ def publish(checkpoint: Path, out: Path) -> dict[str, str | int]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.publish",
-        description="Strip a training checkpoint to weights and meta, named by its hash.",
-        epilog="Exit status: 0 done, 1 failed, 2 unusable arguments.",
+    parser = make_command_parser(
+        "publish",
+        "Strip a training checkpoint to weights and meta, named by its hash.",
+        example="--checkpoint work_dirs/distill_gwd_r18_1x_dota/epoch_12.pth --out gwd_r18_1x_dota.pth",
     )
     parser.add_argument("--checkpoint", required=True, help="the training checkpoint")
     parser.add_argument("--out", required=True, help="name of the published file; the hash is added to it")
-    parser.add_argument("--json", action="store_true", help="print file, bytes and digests as JSON")
+    add_json(parser, "file, bytes and digests")
     return parser
 
 

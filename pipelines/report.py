@@ -23,24 +23,20 @@ from typing import Any
 from cache.grid import AnchorGrid
 from cache.manifest import Manifest
 from cache.reader import CacheReader
-from pipelines import sweep as sweeps
 from pipelines.base.command import run_command, warn
 from pipelines.base.experiment import load_config
 from pipelines.base.files import bytes_on_disk, write_text
-from pipelines.compare import verdict
 from pipelines.reporting import charts
 from pipelines.reporting.charts import AP_COLUMNS, COLOURS, NEUTRAL, PALETTE, Bar, Curve, inline_svg
 from pipelines.reporting.page import Section, bullets, card, details, facts, page, paragraph, picture, table, tiles
 from pipelines.reporting.pictures import draw_pictures
-from pipelines.training.record import (
-    EVALUATION,
-    RECORD,
-    cache_path,
-    describe_code,
-    read_evaluation,
-    read_losses,
-    read_record,
-)
+from pipelines.studies.statistics import verdict
+from pipelines.studies.sweep_chart import draw_sweep
+from pipelines.studies.sweep_results import results_table
+from pipelines.training.environment import describe_code
+from pipelines.training.evaluation import EVALUATION, read_evaluation
+from pipelines.training.kind import cache_path
+from pipelines.training.run_record import RUN_RECORD, read_losses, read_run_record
 
 TITLE = "Localization Distillation from a teacher cache"
 STUDIES = ("demo", "compare", "sweep")
@@ -121,17 +117,17 @@ def find_groups(folders: Sequence[Path]) -> list[Group]:
         for place, children, files in os.walk(folder):
             children[:] = sorted(c for c in children if not c.endswith(".zarr") and c not in ("vis_data", EVALUATION))
             here = Path(place)
-            if RECORD in files:
+            if RUN_RECORD in files:
                 found.setdefault(here.parent, []).append(here)
             if any(f"{study}.json" in files for study in STUDIES):
                 found.setdefault(here, [])
             if "capture.json" in files:
                 captures[here] = read_json(here / "capture.json")
-    records = {run: read_record(run) for runs in found.values() for run in runs}
+    records = {run: read_run_record(run) for runs in found.values() for run in runs}
     if not records:
         raise ValueError(
-            f"no {RECORD} of a finished training below {', '.join(map(str, folders))}. Train first: make demo, train, "
-            "distill, sweep or compare; or give another WORK_DIR="
+            f"no {RUN_RECORD} of a finished training below {', '.join(map(str, folders))}. Train first: make demo, "
+            "train, distill, sweep or compare; or give another WORK_DIR="
         )
     teachers = {record["cache"]["teacher_sha256"] for record in records.values() if record and record["cache"]}
     groups = []
@@ -284,8 +280,8 @@ def sweep_parts(sweep: Mapping[str, Any]) -> list[str]:
         return [paragraph("No run of this sweep has finished yet.")]
     base = Path(sweep["base"])
     values = load_config(base).to_dict() if base.is_file() else {}
-    plot = inline_svg(sweeps.draw_ap(rows, values, "sweep"), "AP against settings")
-    columns = ("run", "changes", *AP_COLUMNS, "training s", "s a step", "peak MB")
+    plot = inline_svg(draw_sweep(rows, values, "sweep"), "AP against settings")
+    results = results_table(rows)
     best = max(rows, key=lambda row: row["AP"])
     left = len(sweep["students"]) - len(rows)
     found = [(f"{100 * best['AP']:.1f}", f"best AP: {best['name']}", COLOURS["cached"])]
@@ -293,13 +289,12 @@ def sweep_parts(sweep: Mapping[str, Any]) -> list[str]:
         (f"{100 * row['AP']:.1f}", f"AP of {row['name']}", COLOURS["plain"]) for row in rows if row["kind"] == "plain"
     ]
     found += [(f"{len(rows)} of {len(sweep['students'])}", "runs finished", "")]
-    cells = [[cell.replace("\\*", "*") for cell in sweeps.cells(row)] for row in rows]
     note = [paragraph(f"{left} runs are not finished; the same command goes on with them.", "note")] if left else []
     return [
         tiles(found),
         *note,
         card("AP against settings, percent", plot),
-        card("All runs", table(columns, cells, "named")),
+        card("All runs", table(results.columns, results.rows, "named")),
     ]
 
 

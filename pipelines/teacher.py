@@ -10,25 +10,26 @@ import pipelines.base.openmmlab  # noqa: F401  isort: skip
 import argparse
 import sys
 
+from pipelines.base.arguments import make_command_parser, options_of
 from pipelines.base.command import run_command
 from pipelines.base.experiment import build_adapter
-from pipelines.train import add_training_arguments, prepare, train
+from pipelines.training.start import RunOptions, add_run_arguments, load_run, train
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Config -> teacher checkpoint in the work folder."""
-    config = prepare(arguments)
+    """Config, whose head the cache can hold -> teacher checkpoint in the work folder."""
+    config = load_run(options_of(RunOptions, arguments))
     build_adapter(config)
     train(config)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.teacher",
-        description="Train the teacher whose answers the cache will hold.",
-        epilog="Exit status: 0 done, 1 failed, 2 unusable arguments.",
+    parser = make_command_parser(
+        "teacher",
+        "Train the teacher whose answers the cache will hold.",
+        example="--config configs/teacher/gwd_r34_2x_dota.py",
     )
-    add_training_arguments(parser)
+    add_run_arguments(parser)
     return parser
 
 

@@ -27,7 +27,7 @@ from torch import nn
 from distill.detectors import CachedDistiller, LiveDistiller
 from distill.region import sample_region
 from pipelines.base.experiment import describe_student, load_config, training_set
-from pipelines.sweep import load_sweep, student_configs
+from pipelines.studies.sweep import load_sweep, run_configs
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted(
@@ -189,7 +189,7 @@ def test_config_takes_a_training_step(path, data_root, checkpoints) -> None:
 def test_every_student_of_a_sweep_takes_a_training_step(path, data_root) -> None:
     sweep = load_sweep(path)
     base = load_config(sweep.base)
-    for name, config in student_configs(sweep, base).items():
+    for name, config in run_configs(sweep, base).items():
         model = build(config)
         model.train()
         losses = model.train_step(one_batch(config, data_root, model), build_optim_wrapper(model, config.optim_wrapper))
@@ -203,7 +203,7 @@ def test_a_sweep_tells_its_story_and_its_students_differ(path) -> None:
     header = story(path)
     assert f"make sweep SWEEP={path}" in header
     sweep = load_sweep(path)
-    configs = [config.to_dict() for config in student_configs(sweep, load_config(sweep.base)).values()]
+    configs = [config.to_dict() for config in run_configs(sweep, load_config(sweep.base)).values()]
     assert len(configs) >= 6
     assert all(one != other for place, one in enumerate(configs) for other in configs[:place])
 

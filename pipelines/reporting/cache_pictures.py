@@ -31,7 +31,7 @@ from cache.verify import FLOAT_EDGES, WEIGHT_EDGES, BlockStatistics
 from distill.adapter import HeadAdapter
 from distill.teacher import FrozenTeacher
 from pipelines.capture.views import TrainingViews, ViewSample
-from pipelines.evaluate import detector_config
+from pipelines.training.evaluation import detector_config
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; classes beyond them change the line's style.
 PALETTE = ("#E69F00", "#56B4E9", "#F0E442", "#D55E00", "#CC79A7", "#009E73", "#0072B2")

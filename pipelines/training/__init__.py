@@ -1,1 +1,1 @@
-"""The start of a training, the match of cache and student, evaluation and the record of a run."""
+"""One training: its start, the match of student and cache, its evaluation, and the record that it leaves."""

@@ -26,7 +26,8 @@ from distill.region import box_region, sample_boxes
 from distill.teacher import FrozenTeacher
 from pipelines import cache_teacher, verify_cache
 from pipelines.base.experiment import load_config, training_set
-from pipelines.distill import point_to_cache, require_matching_cache
+from pipelines.training.kind import point_to_cache
+from pipelines.training.match import require_matching_cache
 from tests.conftest import REPOSITORY
 from tests.distill.coco_tools import SIZES, write_coco_images
 

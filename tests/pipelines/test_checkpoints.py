@@ -14,8 +14,8 @@ from mmrotate.registry import MODELS
 from distill.checkpoint import load_checkpoint, state_dict_of, use_safe_loading, weights_digest
 from pipelines import cache_teacher, distill, evaluate, publish, teacher, train
 from pipelines.base.experiment import load_config
-from pipelines.evaluate import detector_config
 from pipelines.publish import publish as publish_checkpoint
+from pipelines.training.evaluation import detector_config
 from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import Project, call
 

@@ -22,9 +22,8 @@ from distill.dota import Labels, read_labels
 from pipelines.base.command import run_command
 from pipelines.base.experiment import load_config
 from pipelines.data import main, make_parser
-from pipelines.evaluate import evaluate
 from pipelines.prepare.coco import horizontal_boxes
-from pipelines.training.record import read_evaluation
+from pipelines.training.evaluation import evaluate, read_evaluation
 from tests.conftest import REPOSITORY
 
 CLASSES = ("plane", "ship", "storage-tank")

@@ -8,7 +8,9 @@ import pytest
 
 from cache.reader import CacheReader
 from pipelines import compare, report
-from pipelines.compare import paired, sibling, spread, unpaired, verdict
+from pipelines.studies.comparison import sibling
+from pipelines.studies.comparison_results import unpaired
+from pipelines.studies.statistics import paired, spread, verdict
 from tests.pipelines.conftest import Project, call
 from tests.pipelines.study_tools import trainings
 

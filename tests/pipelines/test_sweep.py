@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipelines import distill, report, sweep
-from pipelines.sweep import describe_settings, flatten, numeric_curves
-from pipelines.training.record import read_record
+from pipelines.studies.sweep import describe_settings, flatten
+from pipelines.studies.sweep_chart import numeric_curves
+from pipelines.training.run_record import read_run_record
 from tests.pipelines.conftest import Project, call
 from tests.pipelines.study_tools import start, trainings, wait_until
 
@@ -47,12 +48,14 @@ def test_a_killed_sweep_goes_on(project: Project, tmp_path, capfd) -> None:
     assert [row["name"] for row in results["runs"]] == ["both", "ld_only", "cooler"]
     assert (work / "both/run.json").read_bytes() == before
     assert len(trainings(work / "ld_only")) == 1
-    assert {row["cache_fingerprint"] for row in results["runs"]} == {read_record(work / "both")["cache"]["fingerprint"]}
+    assert {row["cache_fingerprint"] for row in results["runs"]} == {
+        read_run_record(work / "both")["cache"]["fingerprint"]
+    }
 
     # What the sweep has trained is what the command by hand trains.
     options = ["--cfg-options", "model.distillation.loss_kd=None"]
     assert call(distill, "--config", project.config("distill"), "--work-dir", tmp_path / "alone", *options) == 0
-    assert read_record(tmp_path / "alone")["weights_sha256"] == read_record(work / "ld_only")["weights_sha256"]
+    assert read_run_record(tmp_path / "alone")["weights_sha256"] == read_run_record(work / "ld_only")["weights_sha256"]
 
     with (work / "sweep.csv").open() as table:
         rows = list(csv.DictReader(table))
@@ -71,28 +74,28 @@ def test_a_killed_sweep_goes_on(project: Project, tmp_path, capfd) -> None:
 def test_a_run_that_outlives_its_sweep_is_waited_for(project: Project, tmp_path) -> None:
     file = write_sweep(project, tmp_path, {"both": {}})
     process = start("sweep", "--sweep", file)
-    wait_until(lambda: students_of(tmp_path), process)
-    (student,) = students_of(tmp_path)
+    wait_until(lambda: workers_of(tmp_path), process)
+    (worker,) = workers_of(tmp_path)
     # Stands still until the second sweep has noticed it.
-    os.kill(student, signal.SIGSTOP)
+    os.kill(worker, signal.SIGSTOP)
     process.kill()
     process.wait()
     said = tmp_path / "said.txt"
     with said.open("w") as errors:
         second = start("sweep", "--sweep", file, stderr=errors)
         wait_until(lambda: "both is being worked on by another process; waiting for it" in said.read_text(), second)
-    os.kill(student, signal.SIGCONT)
+    os.kill(worker, signal.SIGCONT)
     assert second.wait() == 0
     assert len(trainings(tmp_path / "runs/both")) == 1
 
 
-def students_of(folder: Path) -> list[int]:
+def workers_of(folder: Path) -> list[int]:
     """Processes that train or evaluate something in a folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             line = (process / "cmdline").read_bytes()
-            if b"pipelines.studies.students" in line and str(folder).encode() in line:
+            if b"pipelines.studies.worker" in line and str(folder).encode() in line:
                 found.append(int(process.name))
     return found
 

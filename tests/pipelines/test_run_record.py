@@ -13,34 +13,36 @@ from cache.reader import CacheReader
 from distill.checkpoint import load_checkpoint, weights_digest
 from pipelines import distill, train
 from pipelines.base.experiment import load_config
-from pipelines.training.record import RECORD, config_digest, read_evaluation, read_losses, read_record
+from pipelines.training.evaluation import read_evaluation
+from pipelines.training.run_record import RUN_RECORD, config_digest, read_losses, read_run_record
 from tests.pipelines.conftest import Project, call
 
 
 def train_cached(project: Project, folder: Path, *options: str, resume: bool = False) -> dict:
     arguments = ["--config", project.config("distill"), "--work-dir", folder, *(["--resume"] if resume else [])]
     assert call(distill, *arguments, *(["--cfg-options", *options] if options else [])) == 0
-    record = read_record(folder)
-    assert record is not None
-    return record
+    run_record = read_run_record(folder)
+    assert run_record is not None
+    return run_record
 
 
 def test_a_training_says_what_it_was(project: Project, tmp_path) -> None:
-    record = train_cached(project, tmp_path, "randomness.seed=3")
+    run_record = train_cached(project, tmp_path, "randomness.seed=3")
     manifest = CacheReader(project.cache).manifest
     text = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    assert record["cache"]["fingerprint"] == manifest.fingerprint == hashlib.sha256(text.encode()).hexdigest()
-    assert record["cache"]["rows"] == manifest.plan["num_rows"]
-    assert record["cache"]["bytes"] == sum(file.stat().st_size for file in project.cache.rglob("*") if file.is_file())
-    assert record["kind"] == "cached"
-    assert (record["seed"], record["steps"], record["resumed_at"]) == (3, 4, 0)
-    assert record["code"]["version"] == __version__
-    assert record["seconds"] >= record["step_seconds"] > 0
-    assert record["peak_memory"]["process_bytes"] > 1e8
-    assert (tmp_path / record["config"]["text_file"]).is_file()
-    state = load_checkpoint(tmp_path / record["checkpoint"])["state_dict"]
-    assert weights_digest(state) == record["weights_sha256"] != record["initial_sha256"]
-    losses = read_losses(tmp_path, record)
+    assert run_record["cache"]["fingerprint"] == manifest.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+    assert run_record["cache"]["rows"] == manifest.plan["num_rows"]
+    stored = sum(file.stat().st_size for file in project.cache.rglob("*") if file.is_file())
+    assert run_record["cache"]["bytes"] == stored
+    assert run_record["kind"] == "cached"
+    assert (run_record["seed"], run_record["steps"], run_record["resumed_at"]) == (3, 4, 0)
+    assert run_record["code"]["version"] == __version__
+    assert run_record["seconds"] >= run_record["step_seconds"] > 0
+    assert run_record["peak_memory"]["process_bytes"] > 1e8
+    assert (tmp_path / run_record["config"]["text_file"]).is_file()
+    state = load_checkpoint(tmp_path / run_record["checkpoint"])["state_dict"]
+    assert weights_digest(state) == run_record["weights_sha256"] != run_record["initial_sha256"]
+    losses = read_losses(tmp_path, run_record)
     assert set(losses) == {"loss", "loss_cls", "loss_bbox", "loss_ld", "loss_kd"}
     assert [step for step, _ in losses["loss_ld"]] == [1, 2, 3, 4]
 
@@ -50,11 +52,11 @@ def test_students_of_one_seed_begin_alike_and_see_the_same_views(project: Projec
     teacher = [f"model.teacher.config={project.config('teacher')}", f"model.teacher.checkpoint={project.checkpoint}"]
     for kind, options in (("plain", []), ("live", ["--cfg-options", *teacher])):
         assert call(train, "--config", project.config(kind), "--work-dir", tmp_path / kind, *options) == 0
-        record = read_record(tmp_path / kind)
-        assert record["kind"] == kind
-        assert record["cache"] is None
-        assert record["initial_sha256"] == cached["initial_sha256"]
-        assert record["order_sha256"] == cached["order_sha256"]
+        run_record = read_run_record(tmp_path / kind)
+        assert run_record["kind"] == kind
+        assert run_record["cache"] is None
+        assert run_record["initial_sha256"] == cached["initial_sha256"]
+        assert run_record["order_sha256"] == cached["order_sha256"]
     other = train_cached(project, tmp_path / "other", "randomness.seed=1")
     assert other["initial_sha256"] != cached["initial_sha256"]
     assert other["order_sha256"] != cached["order_sha256"]
@@ -62,17 +64,17 @@ def test_students_of_one_seed_begin_alike_and_see_the_same_views(project: Projec
 
 def test_a_resumed_training_says_so_and_keeps_its_curve(project: Project, tmp_path) -> None:
     whole = train_cached(project, tmp_path, "train_cfg.max_iters=2")
-    record = train_cached(project, tmp_path, resume=True)
-    assert (record["steps"], record["resumed_at"]) == (4, 2)
-    assert record["logs"][0] == whole["logs"][0]
-    assert [step for step, _ in read_losses(tmp_path, record)["loss"]] == [1, 2, 3, 4]
+    run_record = train_cached(project, tmp_path, resume=True)
+    assert (run_record["steps"], run_record["resumed_at"]) == (4, 2)
+    assert run_record["logs"][0] == whole["logs"][0]
+    assert [step for step, _ in read_losses(tmp_path, run_record)["loss"]] == [1, 2, 3, 4]
 
 
 def test_a_failed_training_leaves_no_record_of_the_one_before(project: Project, tmp_path) -> None:
     train_cached(project, tmp_path)
     broken = ["--cfg-options", "optim_wrapper.optimizer.lr=-1.0"]
     assert call(distill, "--config", project.config("distill"), "--work-dir", tmp_path, *broken) == 1
-    assert read_record(tmp_path) is None
+    assert read_run_record(tmp_path) is None
 
 
 def test_the_digest_is_of_what_is_trained(project: Project) -> None:
@@ -83,12 +85,12 @@ def test_the_digest_is_of_what_is_trained(project: Project) -> None:
 
 
 def test_other_files_are_refused(tmp_path) -> None:
-    (tmp_path / RECORD).write_text("[]")
+    (tmp_path / RUN_RECORD).write_text("[]")
     with pytest.raises(ValueError, match="is not the record of a training"):
-        read_record(tmp_path)
-    (tmp_path / RECORD).write_text('{"format": 99}')
+        read_run_record(tmp_path)
+    (tmp_path / RUN_RECORD).write_text('{"format": 99}')
     with pytest.raises(ValueError, match="format is 99 but 1 is read here"):
-        read_record(tmp_path)
+        read_run_record(tmp_path)
 
 
 def test_a_half_written_evaluation_is_none(tmp_path) -> None:

@@ -1,0 +1,66 @@
+"""The parts of command lines that commands share: one wording, one default, an example in every `--help`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from pipelines.base.command import available_cores, positive_int
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def make_command_parser(
+    command: str, description: str, *, example: str, status: str = "0 done, 1 failed, 2 unusable arguments"
+) -> argparse.ArgumentParser:
+    """A parser without arguments yet; `example` is a command line that works, without `python -m pipelines.<command>`.
+
+    status: what each exit status means.
+    """
+    program = f"python -m pipelines.{command}"
+    return argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=f"example:\n  {program} {example}".rstrip() + f"\n\nexit status: {status}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_config(
+    parser: argparse.ArgumentParser,
+    what: str,
+    *,
+    required: bool = True,
+    default: str | None = None,
+    overrides: str = "the config",
+) -> None:
+    """`--config` and `--cfg-options`; `what` says whose config it is, `overrides` what the options change."""
+    # Imported here, because fetch-cache works without OpenMMLab.
+    from mmengine.config import DictAction
+
+    parser.add_argument("--config", required=required and default is None, default=default, help=what)
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=f"override values of {overrides}"
+    )
+
+
+def add_work_dir(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--work-dir`; `what` says what it holds and where it is by default."""
+    parser.add_argument("--work-dir", help=what)
+
+
+def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--workers`, one a core by default; `what` says what they are."""
+    parser.add_argument("--workers", type=positive_int, default=available_cores(), help=f"{what} (default: one a core)")
+
+
+def add_json(parser: argparse.ArgumentParser, what: str = "the figures") -> None:
+    """`--json`: standard output holds `what` as JSON and nothing else."""
+    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+
+
+def options_of[Options: DataclassInstance](form: type[Options], arguments: argparse.Namespace) -> Options:
+    """The options of a frozen dataclass, each taken from the argument of the field's name."""
+    return form(**{field.name: getattr(arguments, field.name) for field in fields(form)})

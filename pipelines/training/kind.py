@@ -1,0 +1,46 @@
+"""What a config trains: a plain, a live or a cached student; and the store that a cached one reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.config import Config
+
+from cache.storage import locate
+
+KINDS = {"CachedDistiller": "cached", "LiveDistiller": "live"}
+
+
+def kind_of(config: Config) -> str:
+    """'cached', 'live' or 'plain' (without distillation; a teacher's own training is one too)."""
+    return KINDS.get(str(config.model.type).rpartition(".")[2], "plain")
+
+
+def targets_step(config: Config) -> dict[str, Any]:
+    """The transform of the training pipeline that loads the teacher's targets.
+
+    Raises:
+        ValueError: the pipeline has none, or several.
+    """
+    steps = _targets_steps(config)
+    if len(steps) != 1:
+        raise ValueError(f"the training pipeline has {len(steps)} LoadTeacherTargets, one is needed (configs/distill)")
+    return steps[0]
+
+
+def cache_path(config: Config) -> str | None:
+    """The store that the training pipeline reads; None where it reads none."""
+    return next((step.get("cache") for step in _targets_steps(config)), None)
+
+
+def point_to_cache(config: Config) -> None:
+    """Let the training pipeline read the store that the config's `cache` names."""
+    targets_step(config)["cache"] = str(config.cache)
+    loader = config.train_dataloader
+    if locate(config.cache).is_remote and loader.num_workers:
+        # This process has asked S3 by then, and one forked from it could not.
+        loader.multiprocessing_context = "forkserver"
+
+
+def _targets_steps(config: Config) -> list[dict[str, Any]]:
+    return [step for step in config.train_dataloader.dataset.pipeline if step["type"] == "LoadTeacherTargets"]

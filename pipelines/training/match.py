@@ -1,0 +1,148 @@
+"""Whether a student may train from a cache: what both must share, and the part of the cache that the student reads."""
+
+from __future__ import annotations
+
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmdet.datasets.base_det_dataset import BaseDetDataset
+from mmengine.config import Config
+
+from cache.manifest import Manifest, ManifestMismatch, is_allowed, require_equal
+from cache.reader import CacheReader
+from distill.region import is_inside
+from pipelines.base.command import warn
+from pipelines.base.experiment import describe_assignment, describe_student, entries_of, require_keys, training_set
+from pipelines.training.kind import point_to_cache, targets_step
+from pipelines.training.start import require_training_images
+
+# What a user may allow to differ all the same; `run.json` says so. Another head could not read the targets.
+ALLOWABLE = ("views.flip_offset", "preprocessing", "region", "label_sha256", "image_sha256")
+
+
+@dataclass(frozen=True)
+class Match:
+    """How a student reads a cache that fits it.
+
+    loader: options of LoadTeacherTargets. overrides: what differs by permission, in words.
+    """
+
+    loader: dict[str, Any]
+    overrides: list[str]
+
+
+def use_cache(config: Config, cache: str | None = None, allow: Sequence[str] = ()) -> None:
+    """Let a student train from a cache that fits it; `cache` and `allow` go before and beside the config's.
+
+    Raises:
+        ValueError: the config, its data or the cache cannot be used; see `match_cache`.
+    """
+    require_keys(config, ("region", "classes", "cache"), config.filename)
+    config.cache = cache or config.cache
+    config.allow = [*config.get("allow", ()), *allow]
+    point_to_cache(config)
+    require_training_images(config)
+    require_matching_cache(config, CacheReader(config.cache))
+
+
+def require_matching_cache(config: Config, reader: CacheReader) -> None:
+    """Match student and cache before the first step, and put what follows into the config.
+
+    Raises:
+        ValueError: see `match_cache`.
+    """
+    match = match_cache(config, reader)
+    targets_step(config).update(match.loader)
+    config.overrides = match.overrides
+    for override in match.overrides:
+        warn(f"{override}; allowed by --allow")
+
+
+def match_cache(config: Config, reader: CacheReader) -> Match:
+    """Compare a student with a cache.
+
+    A student may read a part of its cache: fewer flips, fewer patches, or a region inside the stored one, which the
+    loader then picks. Fields of `config.allow` may differ. Image bytes are compared later, by the loader that reads
+    them anyway.
+
+    Raises:
+        ValueError: the cache is incomplete or foreign: naming the field, both values and the cure.
+    """
+    allowed = require_allowable(config.get("allow", ()))
+    place = f"cache {reader.path}"
+    student, loader = part_of_cache(config, reader.manifest, allowed)
+    wants_assignment = describe_assignment(config)
+    if wants_assignment is not None:
+        require_equal(
+            {"assignment": wants_assignment},
+            reader.manifest,
+            place=place,
+            cure="Capture a cache with this assigner, or let the student assign by itself: plan_assignment = False.",
+        )
+        loader["assignment"] = True
+    cure = f"Change the config, or capture a cache for it: make cache-teacher CACHE=<new path>, not {reader.path}."
+    overrides = require_equal(student, reader.manifest, place=place, cure=cure, allowed=allowed)
+    reader.require_complete()
+    overrides += require_same_patches(reader, training_set(config, []), allowed)
+    if "image_sha256" in allowed:
+        loader["check_image"] = False
+        overrides.append(f"{place}: image_sha256 is not compared")
+    return Match(loader, overrides)
+
+
+def part_of_cache(config: Config, stored: Manifest, allowed: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the student must find in the manifest, and how its loader picks its part of what is stored.
+
+    Fewer flips than the stored ones, and a region inside the stored one, stand as they are stored.
+    """
+    student, loader = describe_student(config), {}
+    if set(student["views"]["flips"]) < set(stored.views["flips"]):
+        student["views"]["flips"] = stored.views["flips"]
+    if is_inside(student["region"], stored.region) and "region" not in allowed:
+        loader["region"] = dict(config.region)
+        student["region"] = stored.region
+    return student, loader
+
+
+def require_allowable(allowed: Sequence[str]) -> list[str]:
+    """The fields that a user allows to differ.
+
+    Raises:
+        ValueError: a field that cannot be allowed.
+    """
+    for field in allowed:
+        if not is_allowed(field, ALLOWABLE):
+            raise ValueError(f"--allow {field}: only {', '.join(ALLOWABLE)}, or a field inside them, may differ")
+    return list(allowed)
+
+
+def require_same_patches(reader: CacheReader, dataset: BaseDetDataset, allowed: Sequence[str] = ()) -> list[str]:
+    """Every training patch is in the cache, with the labels that its region was planned from.
+
+    Returns what differs all the same where `label_sha256` is allowed.
+
+    Raises:
+        ManifestMismatch: naming the first patch that differs.
+    """
+    tolerated = []
+    stored = dict(zip(reader.plan.patch_ids, reader.plan.label_sha256, strict=True))
+    infos = entries_of(dataset)
+    for patch_id, info in sorted(infos.items()):
+        if patch_id not in stored:
+            raise ManifestMismatch(
+                f"cache {reader.path}: patch {patch_id} is absent ({len(stored)} patches in the cache, {len(infos)} "
+                "in the training set). Capture a new cache for this training set"
+            )
+        found = dataset.label_digest(info)
+        if stored[patch_id].tobytes() != found:
+            text = (
+                f"cache {reader.path}: label_sha256 of patch {patch_id} is {stored[patch_id].tobytes().hex()[:16]}… "
+                f"in the cache but {found.hex()[:16]}… in {info['label_path']}"
+            )
+            if "label_sha256" not in allowed:
+                raise ManifestMismatch(f"{text}. Restore the label file, or capture a new cache")
+            tolerated.append(text)
+    return tolerated

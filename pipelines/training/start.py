@@ -1,0 +1,122 @@
+"""The start of a training: the command line's options in the config, what must be there, mmengine's runner."""
+
+from __future__ import annotations
+
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from mmengine.config import Config
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from distill.checkpoint import use_safe_loading
+from pipelines.base.arguments import add_config, add_work_dir
+from pipelines.base.experiment import load_config
+from pipelines.base.runner import ConciseRunner
+from pipelines.training.run_record import forget_run_record, write_run_record
+from pipelines.training.watch import TrainingWatch
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a command line says about a run.
+
+    work_dir: None for the config's. resume: go on from the last checkpoint of the work folder.
+    """
+
+    config: str
+    work_dir: str | None = None
+    resume: bool = False
+    cfg_options: Mapping[str, Any] | None = None
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `RunOptions`."""
+    add_config(parser, "the config of the run")
+    add_work_dir(parser, "where logs and checkpoints go (default: the config's work_dir)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the work folder")
+
+
+def load_run(options: RunOptions) -> Config:
+    """The run's config, with what the command line says."""
+    config = load_config(options.config, options.cfg_options)
+    if options.work_dir:
+        config.work_dir = options.work_dir
+    if "work_dir" not in config:
+        config.work_dir = str(Path("work_dirs") / Path(options.config).stem)
+    config.resume = options.resume
+    use_launcher(config)
+    return config
+
+
+def use_launcher(config: Config) -> None:
+    """Train on several devices where torchrun (make ... GPUS=N) has started this process."""
+    if "LOCAL_RANK" not in os.environ:
+        return
+    config.launcher = "pytorch"
+    if not torch.cuda.is_available():
+        # mmengine would choose a CUDA device; it leaves a process group that exists alone.
+        torch.distributed.init_process_group("gloo")
+        # The default wrapper passes device ids, which a model on the CPU must not have.
+        config.model_wrapper_cfg = {"type": "MMDistributedDataParallel", "device_ids": None}
+
+
+def train(config: Config) -> None:
+    """Run the config's training loop; its work folder gets `run.json` at the end.
+
+    Raises:
+        ValueError: patches or a pretrained backbone are missing.
+    """
+    require_training_images(config)
+    if config.get("load_from") is None and not config.resume:
+        require_pretrained(config.model)
+    watch = TrainingWatch(config)
+    runner = ConciseRunner.from_cfg(config)
+    forget_run_record(Path(runner.work_dir))
+    runner.register_hook(watch)
+    runner.train()
+    write_run_record(config, runner, watch)
+
+
+def require_training_images(config: Config) -> None:
+    """Refuse a run whose patches have not been made.
+
+    Raises:
+        ValueError: naming the folder and the command.
+    """
+    dataset = config.train_dataloader.dataset
+    folder = Path(dataset.get("data_root", "")) / dataset.data_prefix["img_path"]
+    if not folder.is_dir():
+        raise ValueError(
+            f"no training patches at {folder}. Make them with: make data CONFIG=<this config>, and for DOTA "
+            "DOTA_ROOT=<folder>"
+        )
+
+
+def require_pretrained(model: Mapping[str, Any]) -> None:
+    """Fetch the pretrained backbone before anything else starts.
+
+    Raises:
+        ValueError: it is not there and cannot be downloaded; the message says how to give a file.
+    """
+    init = model["backbone"].get("init_cfg") or {}
+    source = init.get("checkpoint") if init.get("type") == "Pretrained" else None
+    if source is None:
+        return
+    use_safe_loading()
+    try:
+        CheckpointLoader.load_checkpoint(source, map_location="cpu")
+    except (URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise ValueError(
+            f"pretrained backbone {source} cannot be loaded ({reason}). Download it on another machine and give the "
+            "file: ARGS='--cfg-options model.backbone.init_cfg.checkpoint=<file>', or train from scratch with "
+            "ARGS='--cfg-options model.backbone.init_cfg=None model.backbone.frozen_stages=-1'"
+        ) from None

@@ -1,0 +1,116 @@
+"""Measures a training while it runs: time, memory, initial weights, the order of the views."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import re
+import resource
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from cache.reader import CacheReader
+from distill.checkpoint import weights_digest
+from pipelines.base.files import bytes_on_disk
+from pipelines.training.kind import cache_path
+
+
+class TrainingWatch(Hook):
+    """What only a running training can tell; `write_run_record` writes it down.
+
+    The digests of initial weights and of the order of the views say whether two runs can be compared step by step.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, config: Config) -> None:
+        # Before training, when the store is certainly the one that the student reads.
+        self.cache = describe_cache(config)
+        self.initial_sha256 = ""
+        self.resumed_at = 0
+        self.seconds = 0.0
+        self._order = hashlib.sha256()
+        self._steps: list[float] = []
+        self._started = self._last_step = time.perf_counter()
+
+    def before_train(self, runner: Runner) -> None:
+        self.resumed_at = runner.iter
+        self.initial_sha256 = weights_digest(bare_model(runner).state_dict())
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._started = self._last_step = time.perf_counter()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        for sample in data_batch["data_samples"]:
+            view = (sample.metainfo.get("img_id"), sample.metainfo.get("flip_direction") or "none")
+            self._order.update(repr(view).encode())
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        now = time.perf_counter()
+        self._steps.append(now - self._last_step)
+        self._last_step = now
+
+    def after_train(self, runner: Runner) -> None:
+        self.seconds = time.perf_counter() - self._started
+
+    @property
+    def order_sha256(self) -> str:
+        """Over (patch, flip) of every sample in the order of training."""
+        return self._order.hexdigest()
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Median time from the end of a step to the end of the next."""
+        return median(self._steps) if self._steps else None
+
+
+def bare_model(runner: Runner) -> nn.Module:
+    """The model without the wrapper that trains it on several devices."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def describe_cache(config: Config) -> dict[str, Any] | None:
+    """Identity and size of the store that a student reads; None where it reads none."""
+    path = cache_path(config)
+    if path is None:
+        return None
+    manifest = CacheReader(path).manifest
+    return {
+        "path": path,
+        "fingerprint": manifest.fingerprint,
+        "teacher_sha256": manifest.teacher["weights_sha256"],
+        "preset": manifest.codec["preset"],
+        "views": manifest.plan["num_views"],
+        "rows": manifest.plan["num_rows"],
+        "bytes": bytes_on_disk(path),
+    }
+
+
+def peak_memory() -> dict[str, int | None]:
+    """Largest resident bytes of this process since its start and of a loader process, and of the GPU's tensors."""
+    loaders = [_resident_peak(child.pid) for child in multiprocessing.active_children()]
+    ended = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {
+        "process_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "loader_bytes": max([ended, *loaders]),
+        "cuda_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+    }
+
+
+def _resident_peak(pid: int | None) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        # It ended in between, and is counted among those that have.
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, flags=re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
