@@ -99,7 +99,7 @@ def run_configs(sweep: Sweep, base: Config) -> dict[str, Config]:
 
 def flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested options as one level with dotted keys; an empty dict, or one that deletes its place, is a value."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in options.items():
         if isinstance(value, Mapping) and value and DELETE not in value:
             flat |= flatten(value, f"{prefix}{key}.")

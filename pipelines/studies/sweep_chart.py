@@ -21,8 +21,7 @@ LONGEST_LABEL = 70
 def draw_sweep(rows: Sequence[Row], base: Mapping[str, Any], title: str) -> Figure:
     """AP, AP50 and AP75 of every run, and curves over each setting that has three values or more."""
     curves = list(numeric_curves(rows, base))
-    style = {"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False, "font.size": 10}
-    with mpl.rc_context(style):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False, "font.size": 10}):
         height = max(2.6, 0.42 * len(rows) + 1.5)
         figure = Figure(figsize=(8 + 2.2 * len(curves), height), layout="constrained")
         panels = figure.subplots(1, 1 + len(curves), squeeze=False, width_ratios=[2.2] + [1] * len(curves))[0]

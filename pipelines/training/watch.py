@@ -75,7 +75,8 @@ class TrainingWatch(Hook):
 
 def bare_model(runner: Runner) -> nn.Module:
     """The model without the wrapper that trains it on several devices."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model: nn.Module = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return model
 
 
 def describe_cache(config: Config) -> dict[str, Any] | None:
