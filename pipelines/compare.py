@@ -8,8 +8,6 @@ the views in the order of an uninterrupted run.
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import json
 import sys

@@ -7,8 +7,6 @@ Each stage that makes something is the command that a user would type, in a proc
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import json
 import subprocess

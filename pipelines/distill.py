@@ -5,8 +5,6 @@ python -m pipelines.distill --config configs/distill/gwd_r18_1x_dota.py
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import sys
 

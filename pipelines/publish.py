@@ -5,8 +5,6 @@ python -m pipelines.publish --checkpoint work_dirs/.../epoch_12.pth --out gwd_r1
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import hashlib
 import json

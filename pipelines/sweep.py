@@ -7,8 +7,6 @@ Started again after an interruption, it skips what is finished; an unfinished tr
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import json
 import sys

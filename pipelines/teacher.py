@@ -5,8 +5,6 @@ python -m pipelines.teacher --config configs/teacher/gwd_r34_2x_dota.py
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import sys
 

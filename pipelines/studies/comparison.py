@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +60,9 @@ def comparison_runs(options: ComparisonOptions) -> list[Run]:
         ValueError: the configs do not compare, the cache is of another teacher than the live one, or a student would
             stop at its start.
     """
-    configs = load_configs(options)
+    configs = _load_configs(options)
     reader = CacheReader(options.cache or configs["cached"].cache)
-    runs = [teacher_run(configs["live"], reader, options.folder)]
+    runs = [_teacher_run(configs["live"], reader, options.folder)]
     for seed in options.seeds:
         for kind in KINDS:
             config = Config(configs[kind].to_dict())
@@ -76,12 +74,8 @@ def comparison_runs(options: ComparisonOptions) -> list[Run]:
     return runs
 
 
-def teacher_run(live: Config, reader: CacheReader, root: Path) -> Run:
-    """The teacher that the live student asks: evaluated, not trained.
-
-    Raises:
-        ValueError: the cache is of another teacher.
-    """
+def _teacher_run(live: Config, reader: CacheReader, root: Path) -> Run:
+    """The teacher that the live student asks, which the cache must be of: evaluated, not trained."""
     teacher = live.model.teacher
     described = FrozenTeacher.load(teacher.config, teacher.checkpoint, classes=list(live.classes)).describe()
     cure = "Compare with the teacher that the cache was captured from: give CHECKPOINT= and TEACHER=, or CACHE="
@@ -91,12 +85,8 @@ def teacher_run(live: Config, reader: CacheReader, root: Path) -> Run:
     return Run(TEACHER, config, root, {}, checkpoint=Path(teacher.checkpoint))
 
 
-def load_configs(options: ComparisonOptions) -> dict[str, Config]:
-    """The three configs, with the command line's teacher and options.
-
-    Raises:
-        ValueError: one is missing, of another kind, or differs from the others in more than the teacher.
-    """
+def _load_configs(options: ComparisonOptions) -> dict[str, Config]:
+    """The three configs, with the command line's teacher and options."""
     files = {
         "plain": options.plain or sibling(options.config, "plain"),
         "live": options.live or sibling(options.config, "live"),
@@ -110,7 +100,7 @@ def load_configs(options: ComparisonOptions) -> dict[str, Config]:
     teacher = configs["live"].model.teacher
     teacher.config = options.teacher or teacher.config
     teacher.checkpoint = options.checkpoint or teacher.checkpoint
-    require_one_recipe(configs, files)
+    _require_one_recipe(configs, files)
     return configs
 
 
@@ -127,12 +117,8 @@ def sibling(config: str, kind: str) -> str:
     return str(beside)
 
 
-def require_one_recipe(configs: Mapping[str, Config], files: Mapping[str, str]) -> None:
-    """Refuse configs that differ in more than where the teacher is.
-
-    Raises:
-        ValueError: naming the first field that differs, and both values.
-    """
+def _require_one_recipe(configs: Mapping[str, Config], files: Mapping[str, str]) -> None:
+    """Refuse configs that differ in more than where the teacher is."""
     described = {kind: _recipe(config) for kind, config in configs.items()}
     for kind in ("plain", "live"):
         ours = {key: value for key, value in described[kind].items() if key in described["cached"]}

@@ -9,8 +9,7 @@ from typing import Any
 from pipelines.base.files import write_json, write_text
 from pipelines.base.table import Table
 from pipelines.studies.comparison import KINDS, TEACHER
-from pipelines.studies.figures import FIGURE_COLUMNS, run_figures
-from pipelines.studies.runs import Run
+from pipelines.studies.runs import FIGURE_COLUMNS, Run, run_figures
 from pipelines.studies.statistics import CONFIDENCE, paired, spread, verdict
 from pipelines.training.environment import describe_code
 from pipelines.training.evaluation import AP_COLUMNS, read_evaluation

@@ -6,8 +6,6 @@ that works on it holds as long as it lives, and `<name>/`, its work folder.
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ from mmrotate.registry import MODELS
 
 from cache.manifest import first_difference
 from cache.reader import CacheReader
-from pipelines.training.evaluation import read_evaluation
+from pipelines.training.evaluation import AP_COLUMNS, read_evaluation
 from pipelines.training.kind import kind_of, point_to_cache
 from pipelines.training.match import require_matching_cache
 from pipelines.training.run_record import read_run_record
@@ -28,6 +26,8 @@ from pipelines.training.start import require_pretrained, require_training_images
 
 CONFIGS = "configs"
 OUTPUT = "output.log"
+FIGURE_COLUMNS = (*AP_COLUMNS, "training s", "s a step", "peak MB")
+"""What tables show of a run, or of several as a mean."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*")
 
 
@@ -75,6 +75,27 @@ def make_run(name: str, config: Config, root: Path, settings: Mapping[str, Any],
         config.cache_fingerprint = reader.manifest.fingerprint
         point_to_cache(config)
     return run
+
+
+def run_figures(run: Run, run_record: Mapping[str, Any]) -> dict[str, Any]:
+    """What tables of every study show of a finished run: AP as fractions, seconds, bytes, and what identifies it."""
+    evaluation = read_evaluation(run.folder)
+    assert evaluation is not None
+    return {
+        "name": run.name,
+        "folder": run.name,
+        "kind": run_record["kind"],
+        "seed": run_record["seed"],
+        **{name: evaluation[name] for name in AP_COLUMNS},
+        "training_seconds": run_record["seconds"],
+        "step_seconds": run_record["step_seconds"],
+        "steps": run_record["steps"],
+        "resumed_at": run_record["resumed_at"],
+        "peak_memory_bytes": run_record["peak_memory"]["process_bytes"],
+        "config_sha256": run_record["config"]["sha256"],
+        "code_version": run_record["code"]["version"],
+        "commit": run_record["code"]["commit"],
+    }
 
 
 def require_name(name: str, place: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +83,7 @@ def run_configs(sweep: Sweep, base: Config) -> dict[str, Config]:
     configs = {BASELINE: load_config(sweep.baseline)} if sweep.baseline else {}
     for name, options in sweep.changes.items():
         place = f"sweep {sweep.file}: run {name}"
-        require_known_options(base, flatten(options), place)
+        _require_known_options(base, flatten(options), place)
         if "cache" in options:
             raise ValueError(f"{place} sets cache = {options['cache']!r}; a sweep reads one cache. Give CACHE= instead")
         configs[name] = load_config(sweep.base, options)
@@ -108,17 +106,13 @@ def flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def require_known_options(config: Config, settings: Mapping[str, Any], place: str) -> None:
-    """Refuse an option that the base config does not have: it would change nothing.
-
-    Raises:
-        ValueError: naming the option, and what stands at its place.
-    """
+def _require_known_options(config: Config, settings: Mapping[str, Any], place: str) -> None:
+    """Refuse an option that the base config does not have: it would change nothing."""
     for key in settings:
         value: Any = config.to_dict()
         for depth, part in enumerate(key.split(".")):
             try:
-                value = step_into(value, part)
+                value = _step_into(value, part)
             except LookupError:
                 above = ".".join(key.split(".")[:depth]) or "the config"
                 there = ", ".join(map(str, value)) if isinstance(value, Mapping) else repr(value)
@@ -133,18 +127,14 @@ def value_at(config: Mapping[str, Any], key: str) -> Any:
     value: Any = config
     for part in key.split("."):
         try:
-            value = step_into(value, part)
+            value = _step_into(value, part)
         except LookupError:
             return None
     return value
 
 
-def step_into(value: Any, part: str) -> Any:
-    """The item of a mapping, or of a list where `part` is a number.
-
-    Raises:
-        LookupError: there is none.
-    """
+def _step_into(value: Any, part: str) -> Any:
+    """The item of a mapping, or of a list where `part` is a number; a LookupError where there is none."""
     if isinstance(value, list | tuple) and part.isdecimal():
         return value[int(part)]
     if isinstance(value, Mapping):

@@ -8,8 +8,7 @@ from typing import Any
 from pipelines.base.experiment import load_config
 from pipelines.base.files import write_json, write_text
 from pipelines.base.table import Table
-from pipelines.studies.figures import FIGURE_COLUMNS, run_figures
-from pipelines.studies.runs import Run
+from pipelines.studies.runs import FIGURE_COLUMNS, Run, run_figures
 from pipelines.studies.sweep import Sweep, describe_settings, shown
 from pipelines.studies.sweep_chart import draw_sweep
 from pipelines.training.environment import describe_code

@@ -5,8 +5,6 @@ python -m pipelines.studies.worker --config <config> --work-dir <folder>
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import sys
 from pathlib import Path

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import inspect
 import json
 from collections.abc import Mapping
@@ -43,9 +41,9 @@ def evaluate(
     """
     config = detector_config(config)
     config.test_evaluator.outfile_prefix = None if out is None else str(out)
-    set_option(config.test_evaluator, METRICS, "image_list", images)
-    set_option(config.test_evaluator, METRICS, "legacy_cumulative", legacy)
-    set_option(config.test_dataloader.dataset, DATASETS, "skip_empty", skip_empty)
+    _set_option(config.test_evaluator, METRICS, "image_list", images)
+    _set_option(config.test_evaluator, METRICS, "legacy_cumulative", legacy)
+    _set_option(config.test_dataloader.dataset, DATASETS, "skip_empty", skip_empty)
     state = state_dict_of(load_checkpoint(checkpoint), checkpoint)
     runner = ConciseRunner.from_cfg(config)
     load_weights(runner.model, state, checkpoint, "CONFIG=")
@@ -76,12 +74,8 @@ def read_evaluation(folder: Path) -> dict[str, float] | None:
     return {"AP": found["AP"], **{f"AP{round(100 * threshold)}": value for threshold, value in means}}
 
 
-def set_option(component: ConfigDict, registry: Registry, name: str, value: Any) -> None:
-    """Set an option of a part of the config; one that was not given (None or False) stays as it is there.
-
-    Raises:
-        ValueError: the component has no such option.
-    """
+def _set_option(component: ConfigDict, registry: Registry, name: str, value: Any) -> None:
+    """Set an option of a part of the config; one that was not given (None or False) stays as it is there."""
     if not value:
         return
     known: Mapping[str, inspect.Parameter] = inspect.signature(registry.get(component.type).__init__).parameters

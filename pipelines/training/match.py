@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mmdet.datasets.base_det_dataset import BaseDetDataset
@@ -23,22 +20,11 @@ from pipelines.training.start import require_training_images
 ALLOWABLE = ("views.flip_offset", "preprocessing", "region", "label_sha256", "image_sha256")
 
 
-@dataclass(frozen=True)
-class Match:
-    """How a student reads a cache that fits it.
-
-    loader: options of LoadTeacherTargets. overrides: what differs by permission, in words.
-    """
-
-    loader: dict[str, Any]
-    overrides: list[str]
-
-
 def use_cache(config: Config, cache: str | None = None, allow: Sequence[str] = ()) -> None:
     """Let a student train from a cache that fits it; `cache` and `allow` go before and beside the config's.
 
     Raises:
-        ValueError: the config, its data or the cache cannot be used; see `match_cache`.
+        ValueError: the config, its data or the cache cannot be used; see `require_matching_cache`.
     """
     require_keys(config, ("region", "classes", "cache"), config.filename)
     config.cache = cache or config.cache
@@ -49,31 +35,27 @@ def use_cache(config: Config, cache: str | None = None, allow: Sequence[str] = (
 
 
 def require_matching_cache(config: Config, reader: CacheReader) -> None:
-    """Match student and cache before the first step, and put what follows into the config.
+    """Refuse an incomplete or foreign cache before the first step.
+
+    A student may read a part of its cache: fewer flips, fewer patches, or a region inside the stored one, which the
+    loader then picks. Fields of `config.allow` may differ; what does is put into `config.overrides`. Image bytes are
+    compared later, by the loader that reads them anyway.
 
     Raises:
-        ValueError: see `match_cache`.
+        ValueError: naming the field, both values and the cure.
     """
-    match = match_cache(config, reader)
-    targets_step(config).update(match.loader)
-    config.overrides = match.overrides
-    for override in match.overrides:
+    loader, overrides = _match(config, reader)
+    targets_step(config).update(loader)
+    config.overrides = overrides
+    for override in overrides:
         warn(f"{override}; allowed by --allow")
 
 
-def match_cache(config: Config, reader: CacheReader) -> Match:
-    """Compare a student with a cache.
-
-    A student may read a part of its cache: fewer flips, fewer patches, or a region inside the stored one, which the
-    loader then picks. Fields of `config.allow` may differ. Image bytes are compared later, by the loader that reads
-    them anyway.
-
-    Raises:
-        ValueError: the cache is incomplete or foreign: naming the field, both values and the cure.
-    """
-    allowed = require_allowable(config.get("allow", ()))
+def _match(config: Config, reader: CacheReader) -> tuple[dict[str, Any], list[str]]:
+    """Options of LoadTeacherTargets for a cache that fits, and what differs by permission."""
+    allowed = _allowed_fields(config)
     place = f"cache {reader.path}"
-    student, loader = part_of_cache(config, reader.manifest, allowed)
+    student, loader = _part_of_cache(config, reader.manifest, allowed)
     wants_assignment = describe_assignment(config)
     if wants_assignment is not None:
         require_equal(
@@ -86,14 +68,14 @@ def match_cache(config: Config, reader: CacheReader) -> Match:
     cure = f"Change the config, or capture a cache for it: make cache-teacher CACHE=<new path>, not {reader.path}."
     overrides = require_equal(student, reader.manifest, place=place, cure=cure, allowed=allowed)
     reader.require_complete()
-    overrides += require_same_patches(reader, training_set(config, []), allowed)
+    overrides += _require_same_patches(reader, training_set(config, []), allowed)
     if "image_sha256" in allowed:
         loader["check_image"] = False
         overrides.append(f"{place}: image_sha256 is not compared")
-    return Match(loader, overrides)
+    return loader, overrides
 
 
-def part_of_cache(config: Config, stored: Manifest, allowed: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _part_of_cache(config: Config, stored: Manifest, allowed: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the student must find in the manifest, and how its loader picks its part of what is stored.
 
     Fewer flips than the stored ones, and a region inside the stored one, stand as they are stored.
@@ -107,25 +89,19 @@ def part_of_cache(config: Config, stored: Manifest, allowed: Sequence[str]) -> t
     return student, loader
 
 
-def require_allowable(allowed: Sequence[str]) -> list[str]:
-    """The fields that a user allows to differ.
-
-    Raises:
-        ValueError: a field that cannot be allowed.
-    """
+def _allowed_fields(config: Config) -> list[str]:
+    """The fields that a user allows to differ, all of which may be allowed."""
+    allowed = list(config.get("allow", ()))
     for field in allowed:
         if not is_allowed(field, ALLOWABLE):
             raise ValueError(f"--allow {field}: only {', '.join(ALLOWABLE)}, or a field inside them, may differ")
-    return list(allowed)
+    return allowed
 
 
-def require_same_patches(reader: CacheReader, dataset: BaseDetDataset, allowed: Sequence[str] = ()) -> list[str]:
+def _require_same_patches(reader: CacheReader, dataset: BaseDetDataset, allowed: Sequence[str]) -> list[str]:
     """Every training patch is in the cache, with the labels that its region was planned from.
 
     Returns what differs all the same where `label_sha256` is allowed.
-
-    Raises:
-        ManifestMismatch: naming the first patch that differs.
     """
     tolerated = []
     stored = dict(zip(reader.plan.patch_ids, reader.plan.label_sha256, strict=True))

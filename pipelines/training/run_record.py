@@ -5,8 +5,6 @@ It says what was trained (config, seed, order of the views), from which cache, b
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import hashlib
 import json
 from collections.abc import Mapping

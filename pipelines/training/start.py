@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import os
 from collections.abc import Mapping
@@ -52,11 +50,11 @@ def load_run(options: RunOptions) -> Config:
     if "work_dir" not in config:
         config.work_dir = str(Path("work_dirs") / Path(options.config).stem)
     config.resume = options.resume
-    use_launcher(config)
+    _use_launcher(config)
     return config
 
 
-def use_launcher(config: Config) -> None:
+def _use_launcher(config: Config) -> None:
     """Train on several devices where torchrun (make ... GPUS=N) has started this process."""
     if "LOCAL_RANK" not in os.environ:
         return
