@@ -31,7 +31,7 @@ def finish_runs(
     *,
     resume: bool,
     description: str,
-    finished: Callable[[], None] = lambda: None,
+    finished: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
     """Train and evaluate every unfinished run, `jobs` at a time; returns the last line of each that failed, by name.
 
