@@ -139,7 +139,7 @@ def listened(process: psutil.Process) -> list[str]:
     return [found.laddr.ip for found in process.net_connections() if found.status == psutil.CONN_LISTEN]
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_any_number_of_workers_makes_the_same_bytes(
     project: Project, whole, faults: Faults, tmp_path: Path, workers: int
 ) -> None:
@@ -271,6 +271,8 @@ def test_ctrl_c_ends_the_workers(project: Project, whole, faults: Faults, tmp_pa
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Whoever runs the tests in the background has made it deaf to the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with faults.paused() as wait:
         wait()
