@@ -15,10 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from pipelines.base.arguments import add_config, add_json, add_work_dir, make_command_parser, options_of
-from pipelines.base.command import positive_int, run_command
+from pipelines.base.command import plain_console, positive_int, run_command
 from pipelines.studies.comparison import ComparisonOptions, comparison_runs
 from pipelines.studies.comparison_results import detector_table, write_results
 from pipelines.studies.processes import finish_runs
@@ -49,7 +47,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def print_figures(figures: Mapping[str, Any], folder: Path) -> None:
     """The table for a terminal, the differences of AP50 in words, and where everything is."""
-    console = Console(markup=False)
+    console = plain_console()
     console.print(detector_table(figures).terminal(f"Mean ± standard deviation of {len(figures['seeds'])} seeds"))
     for difference in figures["differences"]:
         console.print(verdict(difference, "AP50"), soft_wrap=True)

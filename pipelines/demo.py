@@ -22,7 +22,7 @@ import cv2
 from rich.console import Console
 
 from pipelines.base.arguments import make_command_parser
-from pipelines.base.command import run_command
+from pipelines.base.command import plain_console, run_command
 from pipelines.base.experiment import load_config
 from pipelines.base.files import bytes_on_disk
 from pipelines.base.table import Table
@@ -123,7 +123,7 @@ def print_report(report: DemoReport, work: Path) -> None:
     total = ("total", f"{sum(row['seconds'] for row in report.stages):.0f}", "")
     names = {"teacher": "teacher (R-34)", "plain": "plain student (R-18)", "distill": "student from the cache (R-18)"}
     rows = [(names[name], *(f"{100 * ap[key]:.1f}" for key in AP_COLUMNS)) for name, ap in report.ap.items()]
-    console = Console(markup=False)
+    console = plain_console()
     console.print(Table(("stage", "seconds", "MB"), [*stages, total]).terminal(f"Demo, seed {report.seed}"))
     console.print(Table(("detector", *AP_COLUMNS), rows).terminal("AP on held-out synthetic scenes"))
     console.print(f"Everything of this run is in {work}.")

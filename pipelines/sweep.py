@@ -12,10 +12,8 @@ import json
 import sys
 from functools import partial
 
-from rich.console import Console
-
 from pipelines.base.arguments import add_json, add_work_dir, make_command_parser
-from pipelines.base.command import positive_int, run_command
+from pipelines.base.command import plain_console, positive_int, run_command
 from pipelines.studies.processes import finish_runs
 from pipelines.studies.runs import OUTPUT, require_same_configs
 from pipelines.studies.sweep import load_sweep, sweep_runs
@@ -33,9 +31,9 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"sweep": str(sweep.file), "runs": rows, "failed": failures}, indent=2))
     else:
-        console = Console()
+        console = plain_console()
         console.print(results_table(rows).terminal(f"Sweep {sweep.file.stem}: AP on the validation images"))
-        console.print(f"Table and plot: {sweep.work_dir}/sweep.md, sweep.csv, sweep.svg", soft_wrap=True, markup=False)
+        console.print(f"Table and plot: {sweep.work_dir}/sweep.md, sweep.csv, sweep.svg", soft_wrap=True)
     for name, failure in failures.items():
         print(f"sweep failed: {name}: {failure} (all of it: {sweep.work_dir / name / OUTPUT})", file=sys.stderr)
     return 1 if failures else 0

@@ -181,6 +181,8 @@ def test_a_setting_with_three_values_is_a_curve() -> None:
     rows = [row(), row(t=2.0), row(t=10.0), row(t=3.0, w=1), row(w=4), {"kind": "plain", "settings": {}}]
     (curve,) = numeric_curves(rows, {"t": 5.0, "w": 2})
     assert curve == ("t", [(2.0, rows[1]), (5.0, rows[0]), (10.0, rows[2])])
+    # A report may be made where the base config is gone.
+    assert list(numeric_curves(rows, {})) == []
 
 
 def test_settings_are_short() -> None:
