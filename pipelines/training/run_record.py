@@ -33,7 +33,6 @@ def write_run_record(config: Config, runner: Runner, watch: TrainingWatch) -> No
     folder = Path(runner.work_dir)
     logs = sorted(folder.glob("*/vis_data/scalars.json"))
     own = folder / runner.timestamp / "vis_data/scalars.json"
-    steps = runner.iter - watch.resumed_at
     run_record = {
         "format": FORMAT,
         "kind": kind_of(config),
@@ -50,7 +49,6 @@ def write_run_record(config: Config, runner: Runner, watch: TrainingWatch) -> No
         "steps": runner.iter,
         "resumed_at": watch.resumed_at,
         "seconds": watch.seconds,
-        "seconds_per_step": watch.seconds / steps if steps else None,
         "step_seconds": watch.step_seconds,
         "peak_memory": peak_memory(),
         "checkpoint": last_checkpoint(folder),
