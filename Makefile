@@ -12,13 +12,13 @@ DOTA_ROOT ?=
 WORK_DIR ?=
 GPUS ?=
 SWEEP ?=
+OPS ?=
+CUDA ?=
 ARGS ?=
 
-UV_VERSION := 0.13.9
-UV := .tools/bin/uv
 PYTHON := .venv/bin/python
 READY := .venv/.ready
-export MAX_JOBS ?= $(shell nproc)
+SETUP := python3 -m setup
 
 # $(call option,--name,value): the option where the value is not empty.
 option = $(if $(strip $(2)),$(1) $(2))
@@ -31,22 +31,14 @@ train = $(if $(strip $(GPUS)),.venv/bin/torchrun --standalone --nproc-per-node $
 help: ## this list
 	@echo "Usage: make <target> [VARIABLE=value ...]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "Variables: CONFIG= CACHE= DOTA_ROOT= TEACHER= CHECKPOINT= WORK_DIR= GPUS= SWEEP= CUDA=1 ARGS='...'"
+	@echo "Variables: CONFIG= CACHE= DOTA_ROOT= TEACHER= CHECKPOINT= WORK_DIR= GPUS= SWEEP= OPS= CUDA= ARGS='...'"
 
-setup: $(READY) ## the locked environment in .venv (the first time compiles mmcv)
+setup: ## the locked environment in .venv, with mmcv's operators: OPS=all for all of them, CUDA=1 for GPUs
+	@$(SETUP) --ops '$(OPS)' --cuda '$(CUDA)'
 
-$(UV):
-	@command -v python3 > /dev/null || { echo "error: python3 is needed" >&2; exit 1; }
-	python3 -m pip install --quiet --disable-pip-version-check --target .tools uv==$(UV_VERSION)
-
-# CUDA=1 asks for mmcv's CUDA operators; without it they are built where torch sees a GPU. The setting is part of uv's
-# cache key, so that the two builds do not take each other's place.
-CUDA_OPTION = $(if $(filter 1,$(CUDA)),--config-settings-package onedl-mmcv:operators=cuda)
-
-$(READY): pyproject.toml uv.lock .python-version | $(UV)
-	@if [ ! -d .venv ]; then echo "Setting up .venv. The first time on a machine compiles mmcv's operators: about 20 minutes on 2 cores; later set-ups take the build from uv's cache."; fi
-	$(if $(filter 1,$(CUDA)),FORCE_CUDA=1) $(UV) sync --locked --quiet $(CUDA_OPTION)
-	@touch $@
+# Made anew, with the operators that it has, when what it is made of has changed.
+$(READY): pyproject.toml uv.lock .python-version $(wildcard setup/*.py) setup/uv.txt
+	@$(SETUP) --refresh --ops '$(OPS)' --cuda '$(CUDA)'
 
 smoke: $(READY) ## the whole path in a minute, its figures compared with tests/golden/smoke.json: after every change
 	$(call run,smoke) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
