@@ -94,9 +94,10 @@ report: $(READY) ## one HTML file about the runs in WORK_DIR= (default: all of w
 bench: $(READY) ## time a training step, plain, cached and live side by side; with CONFIG= on its patches and cache
 	$(PYTHON) -m benchmarks.step $(call option,--config,$(CONFIG)) $(call option,--cache,$(CACHE)) $(ARGS)
 
-# One process a core, a file of tests in one of them: most files share a data set or a teacher.
+# One process a core, a file of tests in one of them: most files share a data set or a teacher. In the order of
+# tests/conftest.py, which begins with the slow ones.
 test: $(READY) ## all tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(shell nproc) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(shell nproc) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 stress: $(READY) ## the long fault runs: 500 flipped bits, 50 captures killed and resumed; about 10 minutes
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/stress/faults.py $(ARGS)

@@ -185,6 +185,7 @@ def test_config_takes_a_training_step(path, data_root, checkpoints) -> None:
     assert not [name for name in unmoved if name in outputs and name.endswith(".weight")], unmoved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SWEEPS)
 def test_every_student_of_a_sweep_takes_a_training_step(path, data_root) -> None:
     sweep = load_sweep(path)

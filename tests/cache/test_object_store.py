@@ -200,6 +200,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [("1/1", "1/1"), ("1/2", "2/2")], ids=["all", "parts"])
 def test_two_captures_at_once_make_the_store_of_one(url: str, tmp_path: Path, parts: tuple[str, str]) -> None:
     plan = small_plan(20)
@@ -210,6 +211,7 @@ def test_two_captures_at_once_make_the_store_of_one(url: str, tmp_path: Path, pa
     assert remote_contents(url) == contents(tmp_path / "cache.zarr")
 
 
+@pytest.mark.slow
 def test_of_two_different_captures_at_once_one_is_refused(url: str, tmp_path: Path) -> None:
     captures = {threads: start(WRITE, url, str(threads), "1/1") for threads in (1, 2)}
     said = {threads: capture.communicate()[1] for threads, capture in captures.items()}
@@ -227,6 +229,7 @@ def test_nobody_is_locked_out(url: str) -> None:
         require_idle(url)
 
 
+@pytest.mark.slow
 def test_faults_now_and_then_are_survived(url: str, proxy: Proxy, tmp_path: Path) -> None:
     plan = write_store(tmp_path / "cache.zarr")
     met = set()
@@ -257,6 +260,7 @@ print(read_in_child(sys.argv[1], "P0003__a__128__0___0"))
 """
 
 
+@pytest.mark.slow
 def test_an_answer_that_never_comes_is_asked_for_again(url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of zarr's and one of TensorStore's; both would wait for ever."""
     monkeypatch.setattr(storage, "STALL_SECONDS", 1)
@@ -320,6 +324,7 @@ def test_a_lost_shard_is_an_error_and_no_fill_value(url: str) -> None:
         CacheReader(url).read(view.patch_id, view.flip)
 
 
+@pytest.mark.slow
 def test_credentials_that_may_only_read(url: str, proxy: Proxy) -> None:
     """Readers and verification never write; a capture is told."""
     plan = small_plan()
@@ -412,6 +417,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_reading_while_it_is_verified(url: str) -> None:
     write_store(url, small_plan(20))
     reading = subprocess.Popen(
@@ -475,6 +481,7 @@ for work, where in ((CacheReader, url + "-absent"), (write_store, absent)):
 """
 
 
+@pytest.mark.slow
 def test_secrets_are_nowhere(url: str, proxy: Proxy) -> None:
     """Neither in the store, nor in what is printed, raised or logged; not even where everything fails."""
     token = "temporaryTokenThatIsHidden123"

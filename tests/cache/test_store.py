@@ -150,6 +150,7 @@ def uninterrupted(tmp_path_factory) -> dict[str, bytes]:
     return contents(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("object_count", [3, 20, 45, 60, 75])
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path: Path, uninterrupted, object_count: int) -> None:
     """A real process is killed as soon as that many files exist, wherever that catches it."""
@@ -208,6 +209,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan).close()
 
 
+@pytest.mark.slow
 def test_four_parts_at_once_make_the_store_of_one_writer(tmp_path: Path) -> None:
     """Four processes, started together on a path where nothing is: one lays the store out, each writes its blocks."""
     write_store(tmp_path / "one.zarr", kill_plan())
@@ -368,6 +370,7 @@ def test_wrong_rows_are_never_written(tmp_path: Path) -> None:
         assert 0 in writer.missing_blocks()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [2, 8])
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_records_read_in_other_processes(store: Path, method: str, workers: int) -> None:

@@ -92,6 +92,7 @@ def test_an_intact_store_has_no_findings(intact: Path) -> None:
     assert all_findings(intact) == []
 
 
+@pytest.mark.slow
 def test_random_flips_are_found(intact: Path) -> None:
     """25 here for each codec; `make stress` makes 500."""
     flips = list(random_flips(intact, 25, seed=STORES.index(intact.stem)))

@@ -179,6 +179,7 @@ def test_a_mixed_batch_reads_the_right_priors(twins) -> None:
     assert losses_of(twins.cached(), moved)[1]["loss_ld"] != cached["loss_ld"]
 
 
+@pytest.mark.slow
 def test_thirty_steps_stay_together(twins) -> None:
     """Of SGD as published, at a rate far above the warm-up's first thirty.
 

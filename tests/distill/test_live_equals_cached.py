@@ -242,6 +242,7 @@ def test_the_record_of_another_view_is_noticed(twins) -> None:
         assert abs(wrong[name] / right[name] - 1) > 1e-3
 
 
+@pytest.mark.slow
 def test_thirty_steps_stay_together(twins) -> None:
     random = np.random.default_rng(11)
     models = {name: twins.build(name) for name in ("live", "cached")}

@@ -14,6 +14,7 @@ from pipelines import cache_teacher, distill, train
 from tests.pipelines.conftest import Project, call
 from tests.pipelines.test_training import losses_of
 
+pytestmark = pytest.mark.slow
 AUDIT = "default_hooks.audit.type=TeacherAudit"
 EVERY_STEP = "default_hooks.audit.interval=1"
 

@@ -96,6 +96,7 @@ def test_raw_pickles_and_other_schemes_are_refused(tmp_path: Path) -> None:
         CheckpointLoader.load_checkpoint("openmmlab://resnet50")
 
 
+@pytest.mark.slow
 def test_training_resumes(project: Project, tmp_path: Path) -> None:
     """Optimiser state, message hub and schedules come back through the allow-list."""
     arguments = ["--config", project.config("plain"), "--work-dir", tmp_path]

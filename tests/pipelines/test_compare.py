@@ -20,6 +20,7 @@ def arguments(project: Project, work: object, *more: object) -> list[object]:
     return ["--config", project.config("distill"), *teacher, "--seeds", 0, 1, "--work-dir", work, *more]
 
 
+@pytest.mark.slow
 def test_three_kinds_with_two_seeds(project: Project, tmp_path, capfd) -> None:
     assert call(compare, *arguments(project, tmp_path, "--jobs", 2, "--json")) == 0
     figures = json.loads(capfd.readouterr().out)

@@ -26,7 +26,7 @@ from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import Project, call
 from tests.pipelines.worker_faults import FAULTS
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 PRELOAD = "tests.pipelines.worker_faults"
 # Blocks of two patches.
 SMALL_BLOCKS = ("--views-per-block", 8)

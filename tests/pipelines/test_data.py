@@ -416,6 +416,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_resume_after_sigkill_gives_the_same_bytes(tmp_path: Path, uninterrupted: Path) -> None:
     command = kill_command(tmp_path, uninterrupted / "dota")

@@ -133,6 +133,7 @@ def test_the_report_escapes_a_manifest(tmp_path: Path, place: str) -> None:
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 3
 
 
+@pytest.mark.slow
 def test_pictures_have_fixed_names_and_no_formulas(tmp_path: Path) -> None:
     """Neither an id nor the store's own name is part of a path or is read as mathematics."""
     path = tmp_path / r"a$\frac{$.zarr"

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import Project
 
 
+@pytest.mark.slow
 def test_two_processes_train_from_the_cache(project: Project, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = ["-m", "pipelines.distill", "--config", project.config("distill"), "--work-dir", str(tmp_path)]

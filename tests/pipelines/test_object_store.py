@@ -19,7 +19,7 @@ from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import Project, call
 from tests.pipelines.test_whole_path import expect_refusal, last_losses
 
-pytestmark = pytest.mark.s3
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
 URL = f"s3://{BUCKET}/demo/cache.zarr"
 
 

@@ -60,6 +60,7 @@ def make(folder: Path, *options: object) -> Page:
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_everything_is_in_one_file(project: Project, runs: Path, capfd) -> None:
     page = make(runs)
     assert capfd.readouterr().out == f"Report: {runs / 'report.html'}\n"

@@ -47,6 +47,7 @@ def test_a_training_says_what_it_was(project: Project, tmp_path) -> None:
     assert [step for step, _ in losses["loss_ld"]] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_students_of_one_seed_begin_alike_and_see_the_same_views(project: Project, tmp_path) -> None:
     cached = train_cached(project, tmp_path / "cached")
     teacher = [f"model.teacher.config={project.config('teacher')}", f"model.teacher.checkpoint={project.checkpoint}"]
@@ -62,6 +63,7 @@ def test_students_of_one_seed_begin_alike_and_see_the_same_views(project: Projec
     assert other["order_sha256"] != cached["order_sha256"]
 
 
+@pytest.mark.slow
 def test_a_resumed_training_says_so_and_keeps_its_curve(project: Project, tmp_path) -> None:
     whole = train_cached(project, tmp_path, "train_cfg.max_iters=2")
     run_record = train_cached(project, tmp_path, resume=True)

@@ -103,6 +103,7 @@ def test_the_interval_is_that_of_the_sign_test(pairs: int, outside: int, coverag
     assert found["coverage"] == rank_coverage(pairs, outside) == pytest.approx(coverage, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_on_a_configs_cache(project: Project, tmp_path) -> None:
     command = [sys.executable, "-m", "benchmarks.step", "--config", project.config("distill"), "--json", "--no-memory"]
     options = ["--pairs", "2", "--warmup", "1", "--loader-steps", "2", "--out", str(tmp_path / "steps.png")]
@@ -122,6 +123,7 @@ def test_the_benchmark_runs_on_a_configs_cache(project: Project, tmp_path) -> No
     assert Image.open(tmp_path / "steps.png").width > 500
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(project: Project) -> None:
     """Which does not see the two gigabytes that this one takes up beside."""
     config = project_of_config(project.config("distill"), None, None).config

@@ -30,6 +30,7 @@ def write_sweep(project: Project, folder: Path, runs: dict, **values: object) ->
     return file
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on(project: Project, tmp_path, capfd) -> None:
     runs = {"both": {}, "ld_only": LD_ONLY, "cooler": COOLER}
     file = write_sweep(project, tmp_path, runs)
@@ -71,6 +72,7 @@ def test_a_killed_sweep_goes_on(project: Project, tmp_path, capfd) -> None:
     assert "3 of 3" in page
 
 
+@pytest.mark.slow
 def test_a_run_that_outlives_its_sweep_is_waited_for(project: Project, tmp_path) -> None:
     file = write_sweep(project, tmp_path, {"both": {}})
     process = start("sweep", "--sweep", file)
@@ -100,6 +102,7 @@ def workers_of(folder: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_stops_no_other(project: Project, tmp_path, capfd) -> None:
     broken = {"optim_wrapper.optimizer.lr": -1.0}
     file = write_sweep(project, tmp_path, {"broken": broken}, baseline=project.config("plain"))

@@ -23,6 +23,7 @@ from pipelines import distill, train
 from pipelines.base.experiment import load_config
 from tests.pipelines.conftest import Project, call
 
+pytestmark = pytest.mark.slow
 LOSSES = ("loss", "loss_cls", "loss_bbox", "loss_ld", "loss_kd")
 ONE_VIEW = [f"train_dataloader.dataset.pipeline.3.{option}" for option in ("prob=0.0", "direction=horizontal")]
 SHUFFLED_EPOCHS = ["train_dataloader.sampler.type=DefaultSampler", "train_dataloader.num_workers=1"]

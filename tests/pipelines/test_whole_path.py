@@ -173,6 +173,7 @@ def expect_refusal(capfd, status: int, message: str) -> None:
     assert message in error
 
 
+@pytest.mark.slow
 def test_more_flips_than_were_captured_are_refused(copy: Project, capfd) -> None:
     cache = copy.folder / "two.zarr"
     flip = "train_dataloader.dataset.pipeline.3"
@@ -210,6 +211,7 @@ def test_a_format_of_another_number_is_refused(copy: Project, capfd) -> None:
         )
 
 
+@pytest.mark.slow
 def test_what_a_user_allows_is_written_down(copy: Project, tmp_path, capfd) -> None:
     """Allowed differences train, are said, and stand in the run's record; nothing else becomes allowed."""
     image, label = patch_files(copy)
@@ -230,6 +232,7 @@ def test_what_a_user_allows_is_written_down(copy: Project, tmp_path, capfd) -> N
     expect_refusal(capfd, call(distill, *arguments, "--allow", "head.classes"), "--allow head.classes: only")
 
 
+@pytest.mark.slow
 def test_a_student_may_read_a_part_of_the_region(project: Project, tmp_path) -> None:
     """A higher threshold picks rows of the store: those, and the weights, of a cache with that region."""
     own = tmp_path / "own.zarr"
@@ -244,6 +247,7 @@ def test_a_student_may_read_a_part_of_the_region(project: Project, tmp_path) -> 
     np.testing.assert_allclose(losses["part"], losses["own"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_planned_assignment_trains_as_a_computed_one(project: Project, tmp_path) -> None:
     losses = {}
     for planned in (True, False):
@@ -254,6 +258,7 @@ def test_a_planned_assignment_trains_as_a_computed_one(project: Project, tmp_pat
     assert losses[True] == losses[False]
 
 
+@pytest.mark.slow
 def test_an_assignment_that_is_not_stored_is_refused(project: Project, tmp_path, capfd) -> None:
     arguments = ["--config", project.config("distill"), "--cfg-options", "model.train_cfg.assigner.pos_iou_thr=0.6"]
     expect_refusal(capfd, call(distill, *arguments), "assignment.assigner.pos_iou_thr is 0.5 in the cache but 0.6 here")
@@ -268,6 +273,7 @@ def test_an_assignment_that_is_not_stored_is_refused(project: Project, tmp_path,
     assert call(distill, *without, *off, "work_dir=" + str(tmp_path / "run")) == 0
 
 
+@pytest.mark.slow
 def test_parts_make_the_cache_of_one_capture(project: Project, tmp_path) -> None:
     """Blocks of two patches, three parts; then the closing figures beside what the probe predicted."""
     parts, whole = tmp_path / "parts.zarr", tmp_path / "whole.zarr"
@@ -280,6 +286,7 @@ def test_parts_make_the_cache_of_one_capture(project: Project, tmp_path) -> None
     assert contents(parts) == contents(whole)
 
 
+@pytest.mark.slow
 def test_the_probe_predicts_the_size(project: Project, tmp_path, capfd) -> None:
     arguments = ["--config", project.config("distill"), "--loaders", 0, "--json"]
     assert call(plan, *arguments, "--probe", "--students", 100) == 0
@@ -390,6 +397,7 @@ def test_unusable_patches_are_refused(copy: Project, capfd, damage: str, message
     assert not (copy.folder / "new.zarr").exists()
 
 
+@pytest.mark.slow
 def test_a_patch_without_objects_is_legal(copy: Project) -> None:
     """With the filter off it is a view of zero rows, and a student trains on it."""
     _, label = patch_files(copy)
