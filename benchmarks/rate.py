@@ -34,12 +34,16 @@ from torch import Tensor, nn
 from cache.layout import ROWS_PER_CHUNK
 from cache.quantize import LOGIT_FIELDS, PRESETS
 from distill.checkpoint import load_checkpoint, state_dict_of
-from distill.losses import GatheredTargets
+from distill.rows import Rows, Targets
 from distill.teacher import FrozenTeacher
 from pipelines.base.experiment import load_config
-from pipelines.capture.capture import Capture, PatchLogits, PatchViews, measure_error
-from pipelines.capture.probe import choose_patches, value_ranges
-from pipelines.plan import plan_views
+from pipelines.capture.asking import PatchLogits, TeacherViews
+from pipelines.capture.loading import PatchViews
+from pipelines.capture.measured import measure_error
+from pipelines.capture.options import CaptureOptions
+from pipelines.capture.planning import plan_views
+from pipelines.capture.probe import value_ranges
+from pipelines.capture.sampling import choose_patches
 
 STEPS = tuple(2.0**exponent for exponent in range(-6, 1))
 BITS = (4, 5, 6, 7, 8)
@@ -71,13 +75,13 @@ def main(arguments: argparse.Namespace) -> None:
     torch.manual_seed(0)
     MMLogger.get_current_instance().setLevel("WARNING")
     config = load_config(arguments.config)
-    teacher = FrozenTeacher.load(arguments.teacher, arguments.checkpoint, classes=list(config.classes))
-    capture = Capture(config, plan_views(config, 0), teacher, loaders=0)
-    patches = choose_patches(capture.plan, arguments.patches)
-    answers = list(capture.logits(capture.batches(patches)))
+    teacher = FrozenTeacher.load(arguments.teacher, arguments.checkpoint)
+    asked = TeacherViews(config, plan_views(config, 0), teacher, CaptureOptions())
+    patches = choose_patches(asked.plan, arguments.patches)
+    answers = list(asked.logits(asked.batches(patches)))
     side = side_bytes(answers)
     students = gradient_students(config, arguments.student)
-    batches = gradient_batches(capture)
+    batches = gradient_batches(asked)
     figures = {
         "rows": sum(len(answer.prior_index) for answer in answers),
         "patches": len(patches),
@@ -164,7 +168,7 @@ def rate_curve(
     answers: list[PatchLogits],
     side: dict[str, float],
     students: dict[str, nn.Module],
-    batches: list[tuple[Tensor, GatheredTargets]],
+    batches: list[tuple[Tensor, Targets]],
     steps: list[tuple[float, float]],
 ) -> list[dict[str, Any]]:
     """Bytes, KL and gradient cosine for pairs of steps (class logits, box logits)."""
@@ -200,7 +204,7 @@ def rate_curve(
     return points
 
 
-def coarse(targets: GatheredTargets, steps: tuple[float, float]) -> GatheredTargets:
+def coarse(targets: Targets, steps: tuple[float, float]) -> Targets:
     """Targets as a store with these steps would give them."""
     return replace(
         targets,
@@ -220,22 +224,21 @@ def gradient_students(config: Config, checkpoint: str | None) -> dict[str, nn.Mo
     return {name: student.train() for name, student in students.items()}
 
 
-def gradient_batches(capture: Capture) -> list[tuple[Tensor, GatheredTargets]]:
+def gradient_batches(asked: TeacherViews) -> list[tuple[Tensor, Targets]]:
     """Seeded batches of views with their exact targets."""
     random = np.random.default_rng(0)
-    count = len(capture.plan.patch_ids)
+    count = len(asked.plan.patch_ids)
     batches = []
     for _ in range(GRADIENT_BATCHES):
         chosen = random.choice(count, min(VIEWS_PER_BATCH, count), replace=False)
         views = [
-            one_view(capture.views[int(patch)], int(random.integers(len(capture.views.flips)))) for patch in chosen
+            one_view(asked.patches[int(patch)], int(random.integers(len(asked.patches.flips)))) for patch in chosen
         ]
-        answers = [capture.ask([view])[0] for view in views]
-        images = capture.preprocessor({"inputs": [view.images[0] for view in views], "data_samples": None})["inputs"]
-        rows = torch.tensor([len(answer.prior_index) for answer in answers])
-        targets = GatheredTargets(
-            image_index=torch.repeat_interleave(torch.arange(len(answers)), rows),
-            prior_index=torch.from_numpy(np.concatenate([answer.prior_index for answer in answers]).astype(np.int64)),
+        answers = [asked.ask([view])[0] for view in views]
+        images = asked.teacher.preprocess([view.images[0] for view in views])
+        grid = asked.teacher.adapter.grid(*images.shape[-2:])
+        targets = Targets(
+            rows=Rows.of(grid, [torch.from_numpy(answer.prior_index.astype(np.int64)) for answer in answers]),
             weight=torch.from_numpy(np.concatenate([answer.weight for answer in answers])),
             cls_logits=stacked(answers, "cls_logits"),
             box_logits=stacked(answers, "box_logits"),
@@ -250,13 +253,11 @@ def one_view(views: PatchViews, flip: int) -> PatchViews:
     return PatchViews(views.patch, views.images[one], views.prior_index[one], views.weight[one])
 
 
-def gradient(student: nn.Module, images: Tensor, targets: GatheredTargets) -> Tensor:
+def gradient(student: nn.Module, images: Tensor, targets: Targets) -> Tensor:
     """Gradient of loss_ld + loss_kd with respect to all parameters that it reaches, as one vector."""
     student.zero_grad()
     maps = student.bbox_head(student.extract_feat(images))
-    level, cls_logits, box_logits = student.adapter.gather(*maps, targets.image_index, targets.prior_index)
-    num_levels = student.adapter.num_levels
-    terms = student.distillation(cls_logits, box_logits, targets, level, len(images), num_levels)
+    terms = student.distillation(student.adapter.gather(maps, targets.rows), targets)
     sum(values.sum() for values in terms.values()).backward()
     return torch.cat([parameter.grad.flatten() for parameter in student.parameters() if parameter.grad is not None])
 

@@ -37,7 +37,7 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.utils import import_modules_from_strings
 from mmrotate.registry import MODELS
 from torch import nn
@@ -52,7 +52,6 @@ from benchmarks.step_project import (
 )
 from benchmarks.step_report import draw, paired_ratio, print_report, stage_medians
 from benchmarks.step_stages import StageClock, watch_region_search, watch_step
-from distill.heads import PLANNED_ASSIGNMENT
 from pipelines.base.command import positive_int, run_command
 from pipelines.base.progress import progress
 
@@ -109,20 +108,20 @@ def keep_all(sample: DetDataSample) -> None:
 
 def drop_assignment(sample: DetDataSample) -> None:
     """The teacher's answers; the student assigns by itself."""
-    sample.pop(PLANNED_ASSIGNMENT, None)
+    if "record" in sample:
+        fields = sample.record.items()
+        sample.record = BaseDataElement(**{name: value for name, value in fields if not name.startswith("assigned_")})
 
 
 def drop_targets(sample: DetDataSample) -> None:
     """Ground truth alone."""
-    drop_assignment(sample)
-    sample.pop("teacher_targets", None)
+    sample.pop("record", None)
 
 
 def keep_region(sample: DetDataSample) -> None:
     """The region of the plan, without the teacher's answers."""
-    drop_assignment(sample)
-    targets = sample.pop("teacher_targets")
-    sample.region = InstanceData(prior_index=targets.prior_index, weight=targets.weight)
+    record = sample.pop("record")
+    sample.region = InstanceData(prior_index=record.prior_index, weight=record.weight)
 
 
 ROWS = (
@@ -355,7 +354,7 @@ def describe_run(
         "batch_size": batch_size,
         "image_shape": list(samples[0].img_shape),
         "objects_per_image": float(np.mean([len(sample.gt_instances) for sample in samples])),
-        "rows_per_image": float(np.mean([len(sample.teacher_targets.prior_index) for sample in samples])),
+        "rows_per_image": float(np.mean([len(sample.record.prior_index) for sample in samples])),
         "pairs": arguments.pairs,
         "warmup": arguments.warmup,
         "workers": arguments.loaders,

@@ -96,9 +96,7 @@ def watch_step(clock: StageClock, model: nn.Module, optim_wrapper: OptimWrapper)
         clock.watch(head, name, "assignment")
     clock.watch(head, "loss_by_feat", "detection losses")
     if hasattr(model, "distillation"):
-        clock.watch(model, "teacher_targets", "distillation")
-        clock.watch(model, "region_logits", "distillation")
-        clock.watch(model.distillation, "forward", "distillation")
+        clock.watch(model, "distillation_losses", "distillation")
     if isinstance(model, LiveDistiller):
         clock.watch(model.teacher, "forward", "teacher")
     clock.watch(optim_wrapper, "backward", "backward")

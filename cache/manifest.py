@@ -17,7 +17,15 @@ FORMAT = 1
 
 
 class ManifestMismatch(ValueError):
-    """The cache was made from something else than what is asked for."""
+    """The cache was made from something else than what is asked for: what differs, and the cure."""
+
+    def __init__(self, problem: str, cure: str = "") -> None:
+        super().__init__(problem, cure)
+        self.problem = problem
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.cure}" if self.cure else self.problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +98,21 @@ def first_difference(wanted: Any, stored: Any, field: str = "") -> tuple[str, An
 
 
 def require_equal(
-    wanted: Mapping[str, Any], stored: Manifest, *, place: str, cure: str, allowed: Sequence[str] = ()
+    wanted: Mapping[str, Any],
+    stored: Manifest | Mapping[str, Any],
+    *,
+    place: str = "",
+    cure: str,
+    allowed: Sequence[str] = (),
+    whose: tuple[str, str] = ("in the cache", "here"),
 ) -> list[str]:
     """Refuse a cache that differs from what is wanted.
 
     Args:
         wanted: sections of a manifest; the others are not compared.
-        stored: the manifest of the cache.
+        stored: the manifest of the cache, or some of its sections.
+        place: what the message begins with; may be empty.
+        whose: where the stored and the wanted value lie, for the message.
         allowed: fields that may differ, with all below them.
 
     Returns:
@@ -106,11 +122,13 @@ def require_equal(
         ManifestMismatch: naming field, both values and the cure.
     """
     tolerated = []
+    sections = stored.to_json() if isinstance(stored, Manifest) else stored
     for section, ours in wanted.items():
-        for field, here, there in differences(ours, getattr(stored, section), section):
-            text = f"{place}: {field} is {shown(there)} in the cache but {shown(here)} here"
+        for field, here, there in differences(ours, sections[section], section):
+            text = f"{field} is {shown(there)} {whose[0]} but {shown(here)} {whose[1]}"
+            text = f"{place}: {text}" if place else text
             if not is_allowed(field, allowed):
-                raise ManifestMismatch(f"{text}. {cure}")
+                raise ManifestMismatch(text, cure)
             tolerated.append(text)
     return tolerated
 

@@ -12,6 +12,17 @@ from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor, nn
 
 from cache.grid import AnchorGrid
+from distill.rows import Logits, Maps, Rows
+
+
+def bin_values(ends: tuple[float, float], num_bins: int) -> Tensor:
+    """(K,) values of evenly spaced bins."""
+    return torch.linspace(*ends, num_bins)
+
+
+def expected_value(logits: Tensor, values: Tensor, dim: int = -1) -> Tensor:
+    """The mean of `values` under the softmax of logits whose bins lie on `dim`, which goes."""
+    return (logits.softmax(dim=dim) * values).sum(dim=dim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,44 +103,31 @@ class HeadAdapter(ABC):
     def grid_of_maps(self, cls_scores: list[Tensor]) -> AnchorGrid:
         """The grid that maps of these sizes cover."""
         height, width = cls_scores[0].shape[-2:]
-        grid = self.grid(height * self.strides[0], width * self.strides[0])
-        sizes = tuple(tuple(score.shape[-2:]) for score in cls_scores)
+        return self.grid(height * self.strides[0], width * self.strides[0])
+
+    def gather(self, maps: Maps, rows: Rows) -> Logits:
+        """Raw maps -> logits at chosen priors, in the order of `rows`, without a dense copy of the maps."""
+        grid, level = rows.grid, rows.level
+        sizes = tuple(tuple(cls_map.shape[-2:]) for cls_map in maps[0])
         assert grid.feature_sizes == sizes, f"feature sizes {sizes}, the grid says {grid.feature_sizes}"
-        return grid
-
-    def gather(
-        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], image_index: Tensor, prior_index: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits at chosen priors, without a dense copy of the maps.
-
-        Args:
-            cls_scores, bbox_preds: raw maps of every level.
-            image_index, prior_index: (M,) int64; rows in any order.
-
-        Returns:
-            level (M,), class logits (M, C), box logits (M, D, K), both float32; rows in the given order.
-        """
-        grid = self.grid_of_maps(cls_scores)
-        offsets = torch.from_numpy(grid.level_offsets).to(prior_index.device)
-        level = torch.searchsorted(offsets[1:], prior_index, right=True)
-        local = prior_index - offsets[level]
+        local = rows.prior_index - rows.level_offsets[level]
         cell = torch.div(local, grid.anchors_per_cell, rounding_mode="floor")
         anchor = local - cell * grid.anchors_per_cell
         cls_rows, box_rows, order = [], [], []
-        for index, (cls_map, box_map) in enumerate(zip(cls_scores, bbox_preds, strict=True)):
-            rows = torch.nonzero(level == index).squeeze(1)
-            place = (image_index[rows], anchor[rows], slice(None), cell[rows])
+        for index, (cls_map, box_map) in enumerate(zip(*maps, strict=True)):
+            chosen = torch.nonzero(level == index).squeeze(1)
+            place = (rows.image_index[chosen], anchor[chosen], slice(None), cell[chosen])
             cls_rows.append(cls_map.unflatten(1, (grid.anchors_per_cell, -1)).flatten(3)[place])
             box_rows.append(box_map.unflatten(1, (grid.anchors_per_cell, -1)).flatten(3)[place])
-            order.append(rows)
+            order.append(chosen)
         back = torch.argsort(torch.cat(order))
         box_logits = torch.cat(box_rows)[back].float().unflatten(1, self.box_shape)
-        return level, torch.cat(cls_rows)[back].float(), box_logits
+        return Logits(torch.cat(cls_rows)[back].float(), box_logits)
 
     def expected(self, box_logits: Tensor) -> Tensor:
         """(M, D, K) logits -> (M, D) expected values of the bins, in `bin_units`."""
-        bins = torch.stack([torch.linspace(low, high, self.num_bins) for low, high in self.bin_ranges])
-        return (box_logits.softmax(dim=-1) * bins.to(box_logits.device)).sum(dim=-1)
+        bins = torch.stack([bin_values(ends, self.num_bins) for ends in self.bin_ranges])
+        return expected_value(box_logits, bins.to(box_logits.device))
 
     def expected_boxes(
         self, grid: AnchorGrid, prior_index: Tensor, box_logits: Tensor, max_shape: tuple[int, int] | None = None

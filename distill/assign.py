@@ -1,8 +1,8 @@
-"""IoU of priors with the circumscribed horizontal box of each object: what the published rows assign by (ld_spec 1.5).
+"""IoU of priors with the circumscribed horizontal box of each object: what the published rows assign by.
 
 Small objects lie inside several priors of one size and have the same IoU with all of them; low-quality matching keeps
 those whose float32 IoU equals the maximum, so rounding decides how many are positive. The calculators differ in that
-alone.
+alone (docs/method.md, Which IoU the assignment uses).
 """
 
 from __future__ import annotations

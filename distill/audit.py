@@ -15,10 +15,12 @@ from mmengine.runner import Runner
 from mmrotate.registry import HOOKS
 from torch import Tensor, nn
 
-from cache.manifest import require_equal
+from cache.manifest import Manifest, require_equal
 from cache.quantize import LOGIT_FIELDS, FieldCodec, subtract_row_max
 from cache.reader import CacheReader, TargetRecord
 from cache.view import View
+from distill.interface import require_same_interface
+from distill.rows import Rows
 from distill.teacher import FrozenTeacher
 from distill.transforms import LoadTeacherTargets
 
@@ -75,6 +77,17 @@ def compare_record(
     return Comparison(problem, error, largest)
 
 
+def require_teacher_of(manifest: Manifest, teacher: FrozenTeacher, place: str = "") -> None:
+    """Refuse a teacher whose weights, model, head or preprocessing a cache does not state as its teacher's.
+
+    Raises:
+        ManifestMismatch: naming the first field that differs, both values and the cure.
+    """
+    cure = "Give the teacher of the cache (TEACHER=, CHECKPOINT=), or capture a new cache"
+    require_equal({"teacher": teacher.describe()}, manifest, place=place, cure=cure)
+    require_same_interface(teacher.interface(), manifest, place=place, cure=cure, whose=("in the cache", "here"))
+
+
 @HOOKS.register_module()
 class TeacherAudit(Hook):
     """Recompute one cached view of the batch with the real teacher, at the first step and then at every `interval`th.
@@ -112,13 +125,8 @@ class TeacherAudit(Hook):
             )
         # Building draws initial weights; training must draw what it would draw without the audit.
         with torch.random.fork_rng(devices=[]):
-            self.teacher = FrozenTeacher.load(**source, classes=list(cache.manifest.head["classes"]))
-        require_equal(
-            {"teacher": self.teacher.describe()},
-            cache.manifest,
-            place=f"cache {cache.path}",
-            cure="Give the audit the teacher of the cache, or capture a new cache",
-        )
+            self.teacher = FrozenTeacher.load(**source)
+        require_teacher_of(cache.manifest, self.teacher, f"cache {cache.path}")
         self.codecs = {field: FieldCodec.from_json(cache.manifest.codec[field]) for field in LOGIT_FIELDS}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
@@ -145,15 +153,18 @@ class TeacherAudit(Hook):
 
     def audit(self, preprocessor: nn.Module, image: Tensor, sample: DetDataSample) -> Comparison:
         """The targets of one sample beside the teacher's answer to its image (3, H, W) uint8."""
-        targets = sample.teacher_targets
+        targets = sample.record
         # Alone, as a batch of one: the other views of the batch do not matter.
         inputs = preprocessor({"inputs": [image], "data_samples": None})["inputs"]
         maps = self.teacher.to(inputs.device).forward(inputs)
-        prior_index = targets.prior_index.to(inputs.device)
-        _, cls_logits, box_logits = self.teacher.adapter.gather(*maps, torch.zeros_like(prior_index), prior_index)
+        adapter = self.teacher.adapter
+        rows = Rows.of(adapter.grid_of_maps(maps[0]), [targets.prior_index.to(inputs.device)])
+        logits = adapter.gather(maps, rows)
         index, weight = targets.prior_index.cpu().numpy(), targets.weight.cpu().numpy()
         stored = TargetRecord(index, weight, targets.cls_logits.cpu().numpy(), targets.box_logits.cpu().numpy())
-        answer = TargetRecord(index, weight, cls_logits.cpu().numpy(), subtract_row_max(box_logits).cpu().numpy())
+        answer = TargetRecord(
+            index, weight, logits.cls_logits.cpu().numpy(), subtract_row_max(logits.box_logits).cpu().numpy()
+        )
         return compare_record(stored, answer, self.codecs, self.tolerance)
 
 
@@ -173,6 +184,6 @@ def _next_view_with_rows(samples: Sequence[DetDataSample], start: int) -> int | 
     """Position of the first sample with rows, from `start` on and around; None where there is none."""
     for step in range(len(samples)):
         position = (start + step) % len(samples)
-        if len(samples[position].teacher_targets.prior_index):
+        if len(samples[position].record.prior_index):
             return position
     return None

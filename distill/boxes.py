@@ -1,4 +1,4 @@
-"""The legacy 'oc' box form that the region needs (ld_spec 2.5, 4.3)."""
+"""The legacy 'oc' box form that the region needs (docs/method.md, Legacy boxes)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Box deltas against the legacy 'oc' form: the regression targets of mmrotate 0.x (ld_spec 1.3, 4.3)."""
+"""Box deltas against the legacy 'oc' form: the regression targets of mmrotate 0.x (docs/method.md, Legacy boxes)."""
 
 from __future__ import annotations
 

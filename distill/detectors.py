@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import SampleList
+from mmengine.structures import BaseDataElement
 from mmrotate.registry import MODELS
 from torch import Tensor
 
 from cache.grid import AnchorGrid
 from cache.quantize import subtract_row_max
 from distill.adapter import adapter_of
-from distill.heads import image_index_of
-from distill.losses import GatheredTargets
+from distill.interface import describe_interface, require_same_interface
 from distill.region import sample_region
+from distill.rows import Maps, Rows, Targets
 from distill.teacher import FrozenTeacher
-
-Maps = tuple[list[Tensor], list[Tensor]]
 
 
 class _Distiller(SingleStageDetector):
@@ -38,44 +38,57 @@ class _Distiller(SingleStageDetector):
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Any]:
         """Detection losses, and `loss_ld` and `loss_kd`."""
         maps: Maps = self.bbox_head(self.extract_feat(batch_inputs))
+        losses = self.detection_losses(maps, batch_data_samples)
+        return losses | self.distillation_losses(maps, batch_inputs, batch_data_samples)
+
+    def detection_losses(self, maps: Maps, batch_data_samples: SampleList) -> dict[str, Any]:
+        """The losses that the head has without a teacher."""
         instances, ignored, metas = unpack_gt_instances(batch_data_samples)
-        losses = self.bbox_head.loss_by_feat(*maps, instances, metas, ignored)
-        targets = self.teacher_targets(batch_inputs, batch_data_samples)
-        level, cls_logits, box_logits = self.region_logits(maps, targets)
-        terms = self.distillation(
-            cls_logits, box_logits, targets, level, len(batch_data_samples), self.adapter.num_levels
-        )
+        return self.bbox_head.loss_by_feat(*maps, instances, metas, ignored)
+
+    def distillation_losses(
+        self, maps: Maps, batch_inputs: Tensor, batch_data_samples: SampleList
+    ) -> dict[str, list[Tensor]]:
+        """The terms that learn from the teacher, level by level."""
+        targets = self.targets(batch_inputs, batch_data_samples)
+        terms = self.distillation(self.adapter.gather(maps, targets.rows), targets)
         # mmengine averages a tensor of several losses but adds up a list.
-        return losses | {name: list(values.unbind()) for name, values in terms.items()}
-
-    def region_logits(self, maps: Maps, targets: GatheredTargets) -> tuple[Tensor, Tensor, Tensor]:
-        """The student's own level (M,), class logits (M, C) and box logits (M, D, K) at the targets' priors."""
-        return self.adapter.gather(*maps, targets.image_index, targets.prior_index)
-
-    def grids(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> tuple[list[AnchorGrid], AnchorGrid]:
-        """The grid of every sample, padded by itself as a capture sees it, and that of the whole batch."""
-        own = [self.adapter.grid(*sample.pad_shape[:2]) for sample in batch_data_samples]
-        return own, self.adapter.grid(*batch_inputs.shape[-2:])
+        return {name: list(values.unbind()) for name, values in terms.items()}
 
     @abstractmethod
-    def teacher_targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> GatheredTargets:
+    def targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Targets:
         """The teacher's answers at the region's priors of the batch."""
+
+    def rows(self, batch_inputs: Tensor, grids: Sequence[AnchorGrid], regions: Sequence[BaseDataElement]) -> Rows:
+        """The priors of every sample's region, given on the sample's own grid, on that of the batch."""
+        batch = self.adapter.grid(*batch_inputs.shape[-2:])
+        device = batch_inputs.device
+        pairs = zip(grids, regions, strict=True)
+        return Rows.of(batch, [grid.reindex(region.prior_index.to(device), batch) for grid, region in pairs])
+
+    def own_grids(self, batch_data_samples: SampleList) -> list[AnchorGrid]:
+        """The grid of every sample, padded by itself as a capture sees it."""
+        return [self.adapter.grid(*sample.pad_shape[:2]) for sample in batch_data_samples]
 
 
 @MODELS.register_module()
 class CachedDistiller(_Distiller):
-    """Reads the teacher from `data_sample.teacher_targets`, put there by `LoadTeacherTargets`: no teacher in memory."""
+    """Reads the teacher from `data_sample.record`, put there by `LoadTeacherTargets`: no teacher in memory."""
 
-    def teacher_targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> GatheredTargets:
-        targets = [sample.teacher_targets for sample in batch_data_samples]
-        own, grid = self.grids(batch_inputs, batch_data_samples)
-        indices = [sample.reindex(target.prior_index, grid) for sample, target in zip(own, targets, strict=True)]
-        return GatheredTargets(
-            image_index=image_index_of([len(index) for index in indices], batch_inputs.device),
-            prior_index=torch.cat(indices),
-            weight=torch.cat([target.weight for target in targets]),
-            cls_logits=torch.cat([target.cls_logits for target in targets]),
-            box_logits=torch.cat([target.box_logits for target in targets]),
+    def detection_losses(self, maps: Maps, batch_data_samples: SampleList) -> dict[str, Any]:
+        """The head's losses, from the planned assignment where the records hold one."""
+        instances, ignored, metas = unpack_gt_instances(batch_data_samples)
+        records: list[BaseDataElement] = [sample.record for sample in batch_data_samples]
+        planned = {"records": records} if all("assigned_prior" in record for record in records) else {}
+        return self.bbox_head.loss_by_feat(*maps, instances, metas, ignored, **planned)
+
+    def targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Targets:
+        records: list[BaseDataElement] = [sample.record for sample in batch_data_samples]
+        return Targets(
+            rows=self.rows(batch_inputs, self.own_grids(batch_data_samples), records),
+            weight=torch.cat([record.weight for record in records]),
+            cls_logits=torch.cat([record.cls_logits for record in records]),
+            box_logits=torch.cat([record.box_logits for record in records]),
         )
 
 
@@ -86,14 +99,20 @@ class LiveDistiller(_Distiller):
     Args:
         teacher: dict(config=file, checkpoint=file) of `FrozenTeacher`.
         region: rule of `box_region`, searched in the step unless the pipeline has put `data_sample.region` there.
+
+    Raises:
+        ValueError: the teacher's head or preprocessing is not the student's.
     """
 
-    def __init__(self, *args: Any, teacher: dict, region: dict, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, teacher: dict, region: dict, data_preprocessor: dict, **kwargs: Any) -> None:
+        super().__init__(*args, data_preprocessor=data_preprocessor, **kwargs)
         self.region = region
         # The initial weights of layers are drawn: without the fork, the student's would not be those of a plain one.
         with torch.random.fork_rng(devices=[]):
             loaded = FrozenTeacher.load(**teacher)
+        # Names of classes are the data's, and compared where training starts.
+        student = describe_interface(self.adapter, data_preprocessor, None)
+        require_same_interface(student, loaded.interface(named_classes=False))
         # In a list, so that the teacher is no submodule: not trained, saved, or switched to training mode.
         self._teacher = [loaded]
 
@@ -101,26 +120,20 @@ class LiveDistiller(_Distiller):
     def teacher(self) -> FrozenTeacher:
         return self._teacher[0]
 
-    def teacher_targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> GatheredTargets:
+    def targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Targets:
         # In float32 as in a capture, whatever the precision of the student.
         with torch.autocast(batch_inputs.device.type, enabled=False):
-            cls_scores, bbox_preds = self.teacher.to(batch_inputs.device).forward(batch_inputs)
-        own, grid = self.grids(batch_inputs, batch_data_samples)
+            maps = self.teacher.to(batch_inputs.device).forward(batch_inputs)
+        grids = self.own_grids(batch_data_samples)
         regions = [
-            sample_region(sample, grid, **self.region) for sample, grid in zip(batch_data_samples, own, strict=True)
+            sample_region(sample, grid, **self.region) for sample, grid in zip(batch_data_samples, grids, strict=True)
         ]
-        image_index = image_index_of([len(region.prior_index) for region in regions], batch_inputs.device)
-        indices = [
-            sample.reindex(region.prior_index.to(batch_inputs.device), grid)
-            for sample, region in zip(own, regions, strict=True)
-        ]
-        prior_index = torch.cat(indices)
-        _, cls_logits, box_logits = self.teacher.adapter.gather(cls_scores, bbox_preds, image_index, prior_index)
-        return GatheredTargets(
-            image_index,
-            prior_index,
-            torch.cat([region.weight for region in regions]).to(batch_inputs.device),
-            cls_logits,
+        rows = self.rows(batch_inputs, grids, regions)
+        logits = self.teacher.adapter.gather(maps, rows)
+        return Targets(
+            rows=rows,
+            weight=torch.cat([region.weight for region in regions]).to(batch_inputs.device),
+            cls_logits=logits.cls_logits,
             # As a cache holds them: the softmax is the same, and live and cached losses agree to the last bit.
-            subtract_row_max(box_logits),
+            box_logits=subtract_row_max(logits.box_logits),
         )

@@ -1,7 +1,8 @@
-"""The distribution head of teacher and student: each box delta is the mean of a softmax over bins (ld_spec 1.4)."""
+"""The distribution head of teacher and student: each box delta is the mean of a softmax over bins (docs/method.md)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +12,18 @@ from mmcv.ops import box_iou_rotated
 from mmdet.models.task_modules.assigners import BaseAssigner
 from mmdet.structures.bbox import get_box_tensor
 from mmdet.utils import InstanceList, OptInstanceList
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
 from mmrotate.models.dense_heads import RotatedRetinaHead
 from mmrotate.registry import MODELS
 from mmrotate.structures.bbox import RotatedBoxes
 from torch import Tensor, nn
 
 from cache.grid import AnchorGrid
-from distill.adapter import HeadAdapter, adapts, anchor_fields
+from distill.adapter import HeadAdapter, adapts, anchor_fields, bin_values, expected_value
 from distill.assign import planned_assignment
+from distill.rows import Maps, Rows
 
 NUM_PARAMETERS = 5
-# Metadata of a sample: (prior_index (n,), object_index (n,)) of its priors that are not negative; object -1: ignored.
-PLANNED_ASSIGNMENT = "planned_assignment"
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,15 @@ class Assignment:
     """What every prior of a batch shall learn; B images, P priors, n positive ones.
 
     labels: (B, P) int64, the number of classes for negatives. label_weights: (B, P), 0 for ignored priors.
-    image_index, prior_index: (n,) the positive priors. targets: (n, 5) boxes or coder deltas, as the box loss takes
-    them. avg_factor: divisor of all losses.
+    positive: the n positive priors. boxes: (n, 5) their objects' boxes, or coder deltas, as the box loss takes them.
+    avg_factor: divisor of all losses.
     """
 
     labels: Tensor
     label_weights: Tensor
-    image_index: Tensor
-    prior_index: Tensor
-    targets: Tensor
+    positive: Rows
+    boxes: Tensor
     avg_factor: int
-
-
-def image_index_of(counts: list[int], device: torch.device) -> Tensor:
-    """(M,) position in the batch of every row; `counts` are rows by image."""
-    rows = torch.tensor(counts, device=device)
-    return torch.repeat_interleave(torch.arange(len(counts), device=device), rows)
 
 
 class Integral(nn.Module):
@@ -61,13 +54,13 @@ class Integral(nn.Module):
 
     def __init__(self, reg_max: int, value_range: tuple[float, float]) -> None:
         super().__init__()
-        self.register_buffer("project", torch.linspace(value_range[0], value_range[1], reg_max + 1))
+        self.register_buffer("project", bin_values(value_range, reg_max + 1))
 
     def forward(self, logits: Tensor, dim: int = -1) -> Tensor:
         """Logits with the bins on `dim` -> expected values without it."""
         shape = [1] * logits.dim()
         shape[dim] = -1
-        return (logits.softmax(dim=dim) * self.project.view(shape)).sum(dim=dim)
+        return expected_value(logits, self.project.view(shape), dim)
 
 
 @MODELS.register_module()
@@ -122,13 +115,6 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         angle = self.integral_angle(logits[:, :, 4:], dim=3)
         return torch.cat([xywh, angle], dim=2).flatten(1, 2)
 
-    def _boxes_at(self, priors: RotatedBoxes, box_logits: Tensor) -> Tensor:
-        return get_box_tensor(self.bbox_coder.decode(priors, self._deltas(box_logits)))
-
-    def _deltas(self, box_logits: Tensor) -> Tensor:
-        """(M, 5, K) logits -> (M, 5) expected coder deltas."""
-        return torch.cat([self.integral(box_logits[:, :4]), self.integral_angle(box_logits[:, 4:])], dim=1)
-
     def priors(self, grid: AnchorGrid, device: torch.device | str = "cpu") -> Tensor:
         """(P, 5) all priors as the generator makes them: ties of their IoU break by the last bit."""
         key = grid, torch.device(device)
@@ -145,8 +131,12 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         batch_gt_instances: InstanceList,
         batch_img_metas: list[dict],
         batch_gt_instances_ignore: OptInstanceList = None,
+        records: Sequence[BaseDataElement] = (),
     ) -> dict[str, list[Tensor]]:
-        """The parent's losses on the expected deltas, in float32 also where the network runs in lower precision."""
+        """The parent's losses on the expected deltas, in float32 also where the network runs in lower precision.
+
+        `records` hold the planned assignment of every image, where there is one: no IoU is computed then.
+        """
         # Boxes are pixels: their squares overflow float16, and matrix products of the Gaussian losses would be cast.
         with torch.autocast(cls_scores[0].device.type, enabled=False):
             scores = [score.float() for score in cls_scores]
@@ -156,11 +146,11 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
                 return super().loss_by_feat(
                     scores, deltas, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
                 )
-            if all(PLANNED_ASSIGNMENT in meta for meta in batch_img_metas):
-                assigned = self.planned_assignment(scores, batch_gt_instances, batch_img_metas)
+            if records:
+                assigned = self.planned_assignment(scores, batch_gt_instances, batch_img_metas, records)
             else:
                 assigned = self.assignment(scores, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
-            return self.losses_of(scores, boxes, assigned)
+            return self.losses_of((scores, boxes), assigned)
 
     def assignment(
         self,
@@ -175,76 +165,72 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         labels, label_weights, targets, weights, avg_factor = self.get_targets(
             anchors, valid, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
         )
-        image_index, prior_index = torch.nonzero(torch.cat(weights, dim=1)[..., 0] > 0, as_tuple=True)
+        place = torch.nonzero(torch.cat(weights, dim=1)[..., 0] > 0, as_tuple=True)
         return Assignment(
             labels=torch.cat(labels, dim=1),
             label_weights=torch.cat(label_weights, dim=1),
-            image_index=image_index,
-            prior_index=prior_index,
-            targets=torch.cat(targets, dim=1)[image_index, prior_index],
+            positive=Rows(self.adapter.grid_of_maps(cls_scores), len(batch_img_metas), *place),
+            boxes=torch.cat(targets, dim=1)[place],
             avg_factor=avg_factor,
         )
 
     def planned_assignment(
-        self, cls_scores: list[Tensor], batch_gt_instances: InstanceList, batch_img_metas: list[dict]
+        self,
+        cls_scores: list[Tensor],
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        records: Sequence[BaseDataElement],
     ) -> Assignment:
-        """The same from `PLANNED_ASSIGNMENT` of every image: no IoU is computed."""
+        """The same from `assigned_prior` (m,) and `assigned_object` (m,) of every image, -1: an ignored prior."""
         device = cls_scores[0].device
         grid = self.adapter.grid_of_maps(cls_scores)
         labels = torch.full((len(batch_img_metas), grid.num_priors), self.num_classes, device=device)
         label_weights = torch.ones(labels.shape, device=device)
-        priors, boxes, counts = [], [], []
-        for image, (objects, meta) in enumerate(zip(batch_gt_instances, batch_img_metas, strict=True)):
-            prior_index, object_index = (values.to(device) for values in meta[PLANNED_ASSIGNMENT])
+        priors, boxes = [], []
+        for image, (objects, meta, record) in enumerate(zip(batch_gt_instances, batch_img_metas, records, strict=True)):
             own = self.adapter.grid(*meta["pad_shape"][:2])
-            prior_index = own.reindex(prior_index, grid)
+            prior_index = own.reindex(record.assigned_prior, grid)
             if own != grid:
                 # Priors in the padding of a smaller image learn nothing.
                 label_weights[image] = 0
                 label_weights[image, own.reindex(torch.arange(own.num_priors, device=device), grid)] = 1
-            is_positive = object_index >= 0
-            positive, matched = prior_index[is_positive], object_index[is_positive]
+            is_positive = record.assigned_object >= 0
+            positive, matched = prior_index[is_positive], record.assigned_object[is_positive]
             label_weights[image, prior_index[~is_positive]] = 0
             labels[image, positive] = objects.labels[matched]
             if self.train_cfg["pos_weight"] > 0:
                 label_weights[image, positive] = self.train_cfg["pos_weight"]
             priors.append(positive)
             boxes.append(get_box_tensor(objects.bboxes)[matched])
-            counts.append(len(positive))
-        prior_index, target_boxes = torch.cat(priors), torch.cat(boxes)
-        image_index = image_index_of(counts, device)
+        rows, target_boxes = Rows.of(grid, priors), torch.cat(boxes)
         if not self.reg_decoded_bbox:
-            matched_priors = RotatedBoxes(self.priors(grid, device)[prior_index])
+            matched_priors = RotatedBoxes(self.priors(grid, device)[rows.prior_index])
             target_boxes = self.bbox_coder.encode(matched_priors, RotatedBoxes(target_boxes))
-        return Assignment(
-            labels, label_weights, image_index, prior_index, target_boxes, sum(max(count, 1) for count in counts)
-        )
+        avg_factor = sum(max(len(positive), 1) for positive in priors)
+        return Assignment(labels, label_weights, rows, target_boxes, avg_factor)
 
-    def losses_of(
-        self, cls_scores: list[Tensor], bbox_preds: list[Tensor], assigned: Assignment
-    ) -> dict[str, list[Tensor]]:
+    def losses_of(self, maps: Maps, assigned: Assignment) -> dict[str, list[Tensor]]:
         """Class loss of all priors and box loss of the positive ones, level by level.
 
         The parent computes expected deltas, decoded boxes and box loss of every prior and multiplies nearly all of them
         by 0: the same sum, for a tenth of the step.
         """
-        grid = self.adapter.grid_of_maps(cls_scores)
-        level, _, box_logits = self.adapter.gather(cls_scores, bbox_preds, assigned.image_index, assigned.prior_index)
+        positive = assigned.positive
+        box_logits = self.adapter.gather(maps, positive).box_logits
+        predicted = self.adapter.expected(box_logits)
         if self.reg_decoded_bbox:
-            priors = self.priors(grid, box_logits.device)[assigned.prior_index]
-            predicted = self._boxes_at(RotatedBoxes(priors), box_logits)
-        else:
-            predicted = self._deltas(box_logits)
+            priors = self.priors(positive.grid, box_logits.device)[positive.prior_index]
+            predicted = get_box_tensor(self.bbox_coder.decode(RotatedBoxes(priors), predicted))
         losses: dict[str, list[Tensor]] = {"loss_cls": [], "loss_bbox": []}
-        for index, cls_map in enumerate(cls_scores):
-            start, stop = grid.level_offsets[index : index + 2]
+        for index, cls_map in enumerate(maps[0]):
+            start, stop = positive.grid.level_offsets[index : index + 2]
             logits = cls_map.permute(0, 2, 3, 1).reshape(-1, self.cls_out_channels)
             labels, weights = assigned.labels[:, start:stop], assigned.label_weights[:, start:stop]
             losses["loss_cls"].append(
                 self.loss_cls(logits, labels.reshape(-1), weights.reshape(-1), avg_factor=assigned.avg_factor)
             )
-            rows = torch.nonzero(level == index).squeeze(1)
-            ours, theirs = predicted[rows], assigned.targets[rows]
+            rows = torch.nonzero(positive.level == index).squeeze(1)
+            ours, theirs = predicted[rows], assigned.boxes[rows]
             # Without a positive prior the loss is 0, and its gradient as well.
             losses["loss_bbox"].append(
                 self.loss_bbox(ours, theirs, torch.ones_like(ours), avg_factor=assigned.avg_factor)
@@ -273,6 +259,15 @@ class RotatedRetinaAdapter(HeadAdapter):
 
     @classmethod
     def of(cls, head: RotatedRetinaDistributionHead) -> RotatedRetinaAdapter:
+        coder = head.bbox_coder
+        # Options of the coder that scale or turn what a bin means; stated where a head departs from the published one.
+        options = {
+            "target_means": (list(coder.means), [0.0] * NUM_PARAMETERS),
+            "target_stds": (list(coder.stds), [1.0] * NUM_PARAMETERS),
+            "norm_factor": (coder.norm_factor, None),
+            "edge_swap": (coder.edge_swap, False),
+            "proj_xy": (coder.proj_xy, False),
+        }
         return cls(
             **anchor_fields(head),
             num_bins=head.num_bins,
@@ -280,7 +275,8 @@ class RotatedRetinaAdapter(HeadAdapter):
             conventions={
                 "anchor_angle": head.prior_generator.angle_version,
                 # Teacher and student must regress the same angle: LD compares their bins.
-                "coder_angle": getattr(head.bbox_coder, "target_angle", head.bbox_coder.angle_version),
+                "coder_angle": getattr(coder, "target_angle", coder.angle_version),
+                **{name: value for name, (value, published) in options.items() if value != published},
             },
             head=head,
         )

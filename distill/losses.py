@@ -1,52 +1,21 @@
-"""LD and KD on gathered rows: the same functions for live and cached teachers (ld_spec 2)."""
+"""LD and KD on gathered rows: the same functions for live and cached teachers (docs/method.md)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from mmrotate.registry import MODELS
 from torch import Tensor, nn
 
+from distill.rows import Logits, Rows, Targets
+
 # Of a stored weight, the half that says main region (rules `atss_main` and `atss_main_vlr`).
 MAIN_WEIGHT = 0.5
 NORMALIZERS = ("per_level", "per_image_level", "global")
 
-
-@dataclass(frozen=True)
-class GatheredTargets:
-    """The teacher's answers at the region's priors of a batch; M rows, C classes, D box parameters of K bins.
-
-    image_index: (M,) int64, position in the batch; rows are sorted by it, then by prior.
-    prior_index: (M,) int64, flat index of the prior.
-    weight: (M,) float32 region weight.
-    cls_logits: (M, C) float32; box_logits: (M, D, K) float32.
-    """
-
-    image_index: Tensor
-    prior_index: Tensor
-    weight: Tensor
-    cls_logits: Tensor
-    box_logits: Tensor
-
-
-def distillation_loss(
-    student_logits: Tensor, teacher_logits: Tensor, weight: Tensor, temperature: float, avg_factor: float | Tensor
-) -> Tensor:
-    """Weighted KL(teacher || student) of softened rows: T^2 times the mean over K, summed, over `avg_factor`.
-
-    Args:
-        student_logits: (M, K); gradients flow here only.
-        teacher_logits: (M, K).
-        weight: (M,).
-        temperature: T, softens both sides.
-        avg_factor: divisor of the sum.
-
-    Returns:
-        Scalar. Source: ld_spec 2.1, 2.2.
-    """
-    return (row_divergence(student_logits, teacher_logits, temperature) * weight).sum() / avg_factor
+Divergence = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def row_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -66,18 +35,50 @@ def binary_row_divergence(student_logits: Tensor, teacher_logits: Tensor, temper
     return divergence.mean(dim=-1) * (temperature * temperature)
 
 
-def row_normalizer(image_index: Tensor, level: Tensor, num_images: int, num_levels: int, normalizer: str) -> Tensor:
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    weight: Tensor,
+    temperature: float,
+    avg_factor: float | Tensor,
+    *,
+    divergence: Divergence = row_divergence,
+    rows: Rows | None = None,
+) -> Tensor:
+    """Weighted KL(teacher || student) of softened rows: T^2 times the mean over K, summed.
+
+    Args:
+        student_logits, teacher_logits: (M, K), or (M, D, K) whose D parameters are summed; gradients flow to the
+            student's only.
+        weight: (M,).
+        temperature: T, softens both sides.
+        avg_factor: divisor of all rows, or (M,) one for each.
+        divergence: of two rows; `row_divergence` or `binary_row_divergence`.
+        rows: the rows' priors; where given, the sum is one for each level.
+
+    Returns:
+        Scalar, or (L,). Source: docs/method.md.
+    """
+    values = divergence(student_logits, teacher_logits, temperature)
+    if values.dim() == 2:
+        values = values.sum(dim=1)
+    values = values * (weight / avg_factor)
+    return values.sum() if rows is None else rows.sum_by_level(values)
+
+
+def row_normalizer(rows: Rows, normalizer: str) -> Tensor:
     """(M,) divisor of every row: how many region rows share its group.
 
     'per_level' counts a level over the batch, as published; 'per_image_level' counts a level of one image and
     averages over images (what two devices with one image each compute); 'global' counts the batch.
     """
+    num_levels = rows.grid.num_levels
     if normalizer == "per_level":
-        group, groups, share = level, num_levels, 1
+        group, groups, share = rows.level, num_levels, 1
     elif normalizer == "per_image_level":
-        group, groups, share = image_index * num_levels + level, num_images * num_levels, num_images
+        group, groups, share = rows.image_index * num_levels + rows.level, rows.num_images * num_levels, rows.num_images
     else:
-        group, groups, share = torch.zeros_like(level), 1, 1
+        group, groups, share = torch.zeros_like(rows.level), 1, 1
     counts = torch.bincount(group, minlength=groups)
     return (counts[group] * share).to(torch.float32)
 
@@ -103,20 +104,18 @@ class DistributionDistillationLoss(nn.Module):
         self.temperature = temperature
 
     def forward(
-        self, student_logits: Tensor, teacher_logits: Tensor, row_weight: Tensor, level: Tensor, num_levels: int
+        self, student_logits: Tensor, teacher_logits: Tensor, weight: Tensor, avg_factor: float | Tensor, rows: Rows
     ) -> Tensor:
-        """(num_levels,) loss of each level.
-
-        Args:
-            student_logits, teacher_logits: (M, K), or (M, D, K) whose D parameters are summed.
-            row_weight: (M,) region weight over the row's normaliser.
-            level: (M,) level of each row.
-        """
-        divergence = self.divergence(student_logits, teacher_logits, self.temperature)
-        if divergence.dim() == 2:
-            divergence = divergence.sum(dim=1)
-        rows = divergence * row_weight
-        return self.loss_weight * rows.new_zeros(num_levels).index_add(0, level, rows)
+        """(L,) loss of each level; arguments as `distillation_loss`."""
+        return self.loss_weight * distillation_loss(
+            student_logits,
+            teacher_logits,
+            weight,
+            self.temperature,
+            avg_factor,
+            divergence=self.divergence,
+            rows=rows,
+        )
 
 
 @MODELS.register_module()
@@ -132,7 +131,7 @@ class BinaryDistillationLoss(DistributionDistillationLoss):
 
 @MODELS.register_module()
 class RegionDistillation(nn.Module):
-    """LD on the box distributions and KD on the class logits, over the region (ld_spec 2).
+    """LD on the box distributions and KD on the class logits, over the region (docs/method.md).
 
     Feature imitation is left out: its weight is 0 in every published configuration.
 
@@ -150,34 +149,21 @@ class RegionDistillation(nn.Module):
         self.loss_kd = None if loss_kd is None else MODELS.build(loss_kd)
         self.normalizer = normalizer
 
-    def forward(
-        self,
-        cls_logits: Tensor,
-        box_logits: Tensor,
-        targets: GatheredTargets,
-        level: Tensor,
-        num_images: int,
-        num_levels: int,
-    ) -> dict[str, Tensor]:
-        """Losses by name, each (num_levels,).
-
-        Args:
-            cls_logits: (M, C) student logits at the targets' priors; box_logits: (M, D, K).
-            level: (M,) level of each row.
-        """
-        divisor = row_normalizer(targets.image_index, level, num_images, num_levels, self.normalizer)
-        row_weight = targets.weight / divisor
+    def forward(self, student: Logits, targets: Targets) -> dict[str, Tensor]:
+        """Losses by name, each (L,); `student` are its logits at the targets' rows."""
+        rows = targets.rows
+        divisor = row_normalizer(rows, self.normalizer)
         losses = {}
         if self.loss_ld is not None:
-            losses["loss_ld"] = self.loss_ld(box_logits, targets.box_logits, row_weight, level, num_levels)
+            losses["loss_ld"] = self.loss_ld(student.box_logits, targets.box_logits, targets.weight, divisor, rows)
         if self.loss_kd is not None:
-            losses["loss_kd"] = self.loss_kd(cls_logits, targets.cls_logits, row_weight, level, num_levels)
+            losses["loss_kd"] = self.loss_kd(student.cls_logits, targets.cls_logits, targets.weight, divisor, rows)
         return losses
 
 
 @MODELS.register_module()
 class MainRegionDistillation(nn.Module):
-    """Horizontal LD on the main region, and where asked for on the VLR, and KD on the main region (ld_spec 2.6).
+    """Horizontal LD on the main region, and where asked for on the VLR, and KD on the main region (docs/method.md).
 
     Reads the weights of the region rules `atss_main` and `atss_main_vlr`. What depends on the student is computed in
     the step: a row of the main region counts as much as the student's best class score there.
@@ -195,28 +181,22 @@ class MainRegionDistillation(nn.Module):
         self.loss_ld_vlr = None if loss_ld_vlr is None else MODELS.build(loss_ld_vlr)
         self.loss_kd = None if loss_kd is None else MODELS.build(loss_kd)
 
-    def forward(
-        self,
-        cls_logits: Tensor,
-        box_logits: Tensor,
-        targets: GatheredTargets,
-        level: Tensor,
-        num_images: int,
-        num_levels: int,
-    ) -> dict[str, Tensor]:
-        """Losses by name, each (num_levels,); arguments as `RegionDistillation`."""
+    def forward(self, student: Logits, targets: Targets) -> dict[str, Tensor]:
+        """As `RegionDistillation.forward`."""
+        rows = targets.rows
         is_main = targets.weight >= MAIN_WEIGHT
-        vlr_weight = 2 * (targets.weight - MAIN_WEIGHT * is_main)
-        sides = box_logits.shape[1]
+        sides = student.box_logits.shape[1]
+        boxes = student.box_logits, targets.box_logits
         losses = {}
         if self.loss_ld is not None:
-            score = cls_logits.detach().sigmoid().amax(dim=1)
-            losses["loss_ld"] = self.loss_ld(box_logits, targets.box_logits, is_main * score / sides, level, num_levels)
+            score = student.cls_logits.detach().sigmoid().amax(dim=1)
+            losses["loss_ld"] = self.loss_ld(*boxes, is_main * score, sides, rows)
         if self.loss_ld_vlr is not None:
-            losses["loss_ld_vlr"] = self.loss_ld_vlr(
-                box_logits, targets.box_logits, vlr_weight / (4 * sides), level, num_levels
-            )
+            vlr_weight = 2 * (targets.weight - MAIN_WEIGHT * is_main)
+            losses["loss_ld_vlr"] = self.loss_ld_vlr(*boxes, vlr_weight, 4 * sides, rows)
         if self.loss_kd is not None:
-            rows = torch.bincount(level, weights=is_main.float(), minlength=num_levels).clamp(min=1)
-            losses["loss_kd"] = self.loss_kd(cls_logits, targets.cls_logits, is_main / rows[level], level, num_levels)
+            count = rows.sum_by_level(is_main.float()).clamp(min=1)
+            losses["loss_kd"] = self.loss_kd(
+                student.cls_logits, targets.cls_logits, is_main.float(), count[rows.level], rows
+            )
         return losses

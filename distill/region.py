@@ -102,7 +102,7 @@ def sample_boxes(sample: DetDataSample) -> np.ndarray:
     return get_box_tensor(sample.gt_instances.bboxes).cpu().numpy()
 
 
-# --- iou_above_alpha: the rotated recipe (ld_spec 2.5) ---
+# --- iou_above_alpha: the rotated recipe (docs/method.md, Region) ---
 
 
 def _alpha_weights(
@@ -160,7 +160,7 @@ def _rotated_iou(box: np.ndarray, anchors: np.ndarray) -> np.ndarray:
     return polygon_iou(rbox_to_polygon(box[None])[0], rbox_to_polygon(upright)).astype(np.float32)
 
 
-# --- atss_main and atss_main_vlr: horizontal LD (ld_spec 2.6) ---
+# --- atss_main and atss_main_vlr: docs/method.md, Horizontal LD ---
 
 
 def _main_weights(boxes: np.ndarray, grid: AnchorGrid, *, topk: int) -> np.ndarray:

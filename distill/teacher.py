@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from distill.adapter import HeadAdapter, adapter_of
 from distill.checkpoint import load_checkpoint, load_weights, state_dict_of, weights_digest
+from distill.interface import describe_interface
+from distill.rows import Maps
 
 
 class FrozenTeacher:
@@ -23,31 +25,26 @@ class FrozenTeacher:
     Build it with `load`; `forward` gives the raw maps of its head.
     """
 
-    def __init__(self, model: SingleStageDetector, model_config: dict[str, Any]) -> None:
+    def __init__(
+        self, model: SingleStageDetector, model_config: dict[str, Any], classes: Sequence[str] | None = None
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.model_config = model_config
+        self.classes = classes
         self.adapter: HeadAdapter = adapter_of(model.bbox_head)
 
     @classmethod
-    def load(
-        cls, config: str | Path | Config, checkpoint: str | Path, classes: list[str] | None = None
-    ) -> FrozenTeacher:
+    def load(cls, config: str | Path | Config, checkpoint: str | Path) -> FrozenTeacher:
         """Build the teacher of a config file and load its weights.
 
         Raises:
-            ValueError: a missing file, a checkpoint without a distribution head, weights of another model, or other
-                classes than `classes`.
+            ValueError: a missing file, a checkpoint without a distribution head, or weights of another model.
         """
         if not isinstance(config, Config):
             if not Path(config).is_file():
                 raise ValueError(f"teacher config {config} does not exist. Give TEACHER=<config file>")
             config = Config.fromfile(config)
         state = state_dict_of(load_checkpoint(checkpoint), checkpoint)
-        if classes is not None and list(config.classes) != list(classes):
-            raise ValueError(
-                f"teacher classes are {list(config.classes)} but the student's are {list(classes)}. "
-                "Teacher and student must share classes and their order"
-            )
         model_config = _without_downloads(config.model.to_dict())
         model = MODELS.build(model_config)
         try:
@@ -56,7 +53,7 @@ class FrozenTeacher:
             raise ValueError(f"teacher: {error}") from None
         _require_distribution_head(model, adapter, state, checkpoint)
         load_weights(model, state, checkpoint, "TEACHER=")
-        return cls(model, json.loads(json.dumps(model_config)))
+        return cls(model, json.loads(json.dumps(model_config)), config.get("classes"))
 
     @property
     def device(self) -> torch.device:
@@ -68,8 +65,12 @@ class FrozenTeacher:
             self.model.to(device)
         return self
 
+    def preprocess(self, images: Sequence[Tensor]) -> Tensor:
+        """Images (3, H, W) uint8 BGR of one size -> the tensor that the teacher sees, on its device."""
+        return self.model.data_preprocessor({"inputs": list(images), "data_samples": None})["inputs"]
+
     @torch.no_grad()
-    def forward(self, batch_inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, batch_inputs: Tensor) -> Maps:
         """Raw class and box maps of every level for preprocessed images (B, 3, H, W)."""
         cls_scores, bbox_preds = self.model.bbox_head(self.model.extract_feat(batch_inputs))
         return list(cls_scores), list(bbox_preds)
@@ -77,6 +78,17 @@ class FrozenTeacher:
     def describe(self) -> dict[str, Any]:
         """The teacher's identity as the manifest states it."""
         return {"weights_sha256": weights_digest(self.model.state_dict()), "model": self.model_config}
+
+    def interface(self, *, named_classes: bool = True) -> dict[str, dict[str, Any]]:
+        """What a student must share with it; see `describe_interface`.
+
+        Raises:
+            ValueError: its config names no classes, or others than its head has.
+        """
+        if named_classes and self.classes is None:
+            raise ValueError("the teacher's config has no `classes`; a cache needs their names")
+        classes = self.classes if named_classes else None
+        return describe_interface(self.adapter, self.model_config["data_preprocessor"], classes)
 
 
 def _without_downloads(model_config: dict[str, Any]) -> dict[str, Any]:
@@ -89,12 +101,21 @@ def _without_downloads(model_config: dict[str, Any]) -> dict[str, Any]:
 def _require_distribution_head(
     model: SingleStageDetector, adapter: HeadAdapter, state: Mapping[str, Tensor], checkpoint: str | Path
 ) -> None:
-    """A plain regression head read as bins would give answers that look right and mean nothing."""
+    """A plain regression head read as bins would give answers that look right and mean nothing; so would other bins."""
+    built = model.state_dict()
     name = f"bbox_head.{adapter.box_layer}.weight"
-    wanted = tuple(model.state_dict()[name].shape)
+    wanted = tuple(built[name].shape)
     found = tuple(state[name].shape) if name in state else None
     if found is None or found[0] != wanted[0]:
         raise ValueError(
             f"checkpoint {checkpoint} has no distribution head: {wanted[0]} box channels expected, "
             f"{'none' if found is None else found[0]} found. Train the teacher with make teacher"
         )
+    for name in built:
+        # The values of the bins: loading them would silently replace those of the config, which the manifest states.
+        if name.startswith("bbox_head.integral") and name in state and not torch.allclose(built[name], state[name]):
+            ours, theirs = ((float(bins[0]), float(bins[-1])) for bins in (built[name], state[name]))
+            raise ValueError(
+                f"checkpoint {checkpoint}: {name} goes from {theirs[0]:g} to {theirs[1]:g} but from {ours[0]:g} to "
+                f"{ours[1]:g} in the teacher's config. Give the config that it was trained with (TEACHER=)"
+            )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from enum import Enum, auto
+from types import MappingProxyType
 from typing import Any
 
 import mmcv
@@ -12,27 +15,41 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import PackDetInputs, RandomFlip
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement
 from mmrotate.registry import TRANSFORMS
 
 from cache.grid import AnchorGrid, grid_of, padded_shape
 from cache.reader import CacheReader, TargetRecord
 from cache.view import FLIPS
-from distill.heads import PLANNED_ASSIGNMENT
 from distill.region import box_region
 
-# Transforms whose output depends on the patch alone; any other makes the set of views unknown.
-DETERMINISTIC = frozenset(
+
+class Role(Enum):
+    """What a transform of a training pipeline does to a view."""
+
+    FIXED = auto()
+    """Makes the view, from the patch alone."""
+    DRAWN = auto()
+    """Makes the view, by chance; every outcome can be enumerated and forced."""
+    TARGETS = auto()
+    """Adds the teacher's targets of the view that the sample has become."""
+    PACK = auto()
+    """Packs what the model takes."""
+
+
+# Every transform that a training pipeline with a cache may have; any other makes the set of views unknown.
+ROLES: Mapping[str, Role] = MappingProxyType(
     {
-        "LoadPatch",
-        "LoadTeacherTargets",
-        "PackDistillInputs",
-        "ConvertBoxType",
-        "mmrotate.ConvertBoxType",
-        "mmdet.LoadAnnotations",
-        "mmdet.PackDetInputs",
-        "mmdet.Pad",
-        "mmdet.Resize",
+        "LoadPatch": Role.FIXED,
+        "mmdet.LoadAnnotations": Role.FIXED,
+        "ConvertBoxType": Role.FIXED,
+        "mmrotate.ConvertBoxType": Role.FIXED,
+        "mmdet.Pad": Role.FIXED,
+        "mmdet.Resize": Role.FIXED,
+        "RandomViewFlip": Role.DRAWN,
+        "LoadTeacherTargets": Role.TARGETS,
+        "PackDistillInputs": Role.PACK,
+        "mmdet.PackDetInputs": Role.PACK,
     }
 )
 
@@ -104,15 +121,15 @@ class RandomViewFlip(RandomFlip):
 
 @TRANSFORMS.register_module()
 class LoadTeacherTargets(BaseTransform):
-    """Add the cached record of the view that this sample has become. Place it after the flip.
+    """Add the cached record of the view that this sample has become, after whatever makes the view.
 
-    Adds `teacher_targets` (a `TargetRecord`). Refuses a patch whose file differs from what the teacher saw.
+    Adds `record` (a `TargetRecord`). Refuses a patch whose file differs from what the teacher saw.
 
     Args:
         cache: path of the store; `make distill` fills it in from the config's `cache`.
         region: rule (see `box_region`) of a student that learns on a part of the stored region; all of it where None.
         check_image: compare the digest of the image file.
-        assignment: hand on the planned assignment, which the cache must hold.
+        assignment: hand on the planned assignment, which the cache must hold; without, the student assigns by itself.
     """
 
     def __init__(
@@ -136,31 +153,27 @@ class LoadTeacherTargets(BaseTransform):
         patch_id, flip = str(results["img_id"]), results.get("flip_direction") or "none"
         if self.check_image:
             self._reader.require_image(patch_id, results["img_sha256"])
-        grid = self._grid(patch_id, results["img_shape"])
-        record = self._reader.read(patch_id, flip)
-        if self.region is not None:
-            record = self._part_of(record, results, grid)
-        results["teacher_targets"] = record
-        if self.assignment:
-            if record.assigned_prior is None:
-                raise ValueError(
-                    f"cache {self.cache} holds no planned assignment. Capture one with plan_assignment = True in the "
-                    "config, or train with plan_assignment = False"
-                )
-            results[PLANNED_ASSIGNMENT] = record.assigned_prior, record.assigned_object
-        return results
-
-    def _grid(self, patch_id: str, image_shape: tuple[int, ...]) -> AnchorGrid:
-        """The priors of a view, by the size that the teacher saw: another size would move every flat index."""
         stored = self._reader.patch_shape(patch_id)
         divisor = self._reader.manifest.preprocessing["pad_size_divisor"]
-        found = padded_shape(image_shape, divisor)
+        found = padded_shape(results["img_shape"], divisor)
+        # Another size would move every flat index.
         if found != stored:
             raise ValueError(
                 f"cache {self.cache}, patch {patch_id}: its size is {stored} in the cache but {found} here, with "
                 "padding. Resize and pad as the cache's preprocessing says, or capture a new cache"
             )
-        return grid_of(self._reader.manifest.head, stored)
+        record = self._reader.read(patch_id, flip)
+        if self.region is not None:
+            record = self._part_of(record, results, grid_of(self._reader.manifest.head, stored))
+        if not self.assignment:
+            record = replace(record, assigned_prior=None, assigned_object=None)
+        elif record.assigned_prior is None:
+            raise ValueError(
+                f"cache {self.cache} holds no planned assignment. Capture one with plan_assignment = True in the "
+                "config, or train with plan_assignment = False"
+            )
+        results["record"] = record
+        return results
 
     def _part_of(self, record: TargetRecord, results: dict[str, Any], grid: AnchorGrid) -> TargetRecord:
         """The rows of this student's own region, with its weights."""
@@ -183,41 +196,52 @@ class LoadTeacherTargets(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackDistillInputs(PackDetInputs):
-    """`PackDetInputs` that also packs the teacher's targets, as `data_sample.teacher_targets`.
-
-    A planned assignment becomes metadata of the sample, where `RotatedRetinaDistributionHead` looks for it.
-    """
+    """`PackDetInputs` that also packs the record of the view, as `data_sample.record`: the same fields, as tensors."""
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         packed = super().transform(results)
-        record = results.get("teacher_targets")
-        if record is not None:
-            packed["data_samples"].teacher_targets = InstanceData(
-                prior_index=torch.from_numpy(record.prior_index),
-                weight=torch.from_numpy(record.weight),
-                cls_logits=torch.from_numpy(record.cls_logits),
-                box_logits=torch.from_numpy(record.box_logits),
+        if "record" in results:
+            fields = {name: values for name, values in vars(results["record"]).items() if values is not None}
+            packed["data_samples"].record = BaseDataElement(
+                **{name: torch.from_numpy(values) for name, values in fields.items()}
             )
-        if PLANNED_ASSIGNMENT in results:
-            assignment = tuple(torch.from_numpy(values) for values in results[PLANNED_ASSIGNMENT])
-            packed["data_samples"].set_metainfo({PLANNED_ASSIGNMENT: assignment})
         return packed
 
 
-def describe_views(pipeline: list[dict[str, Any]]) -> dict[str, Any]:
+def view_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The steps of a training pipeline that make a view; the others only add targets or pack.
+
+    Raises:
+        ValueError: a transform whose random outcomes cannot be enumerated, or one that changes the view after the
+            teacher's targets have been added.
+    """
+    steps = []
+    has_targets = False
+    for step in pipeline:
+        role = ROLES.get(step["type"])
+        if role is None:
+            raise ValueError(
+                f"transform {step['type']} has outcomes that cannot be enumerated, so no cache can hold its views. "
+                f"Remove it, or train with a live teacher. Known: {', '.join(sorted(ROLES))}"
+            )
+        if role in (Role.FIXED, Role.DRAWN):
+            if has_targets:
+                raise ValueError(
+                    f"transform {step['type']} comes after LoadTeacherTargets, which adds the targets of the view as "
+                    "it is then. Place LoadTeacherTargets after it"
+                )
+            steps.append(dict(step))
+        has_targets |= role is Role.TARGETS
+    return steps
+
+
+def describe_views(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The views that a training pipeline can draw, as the manifest states them.
 
     Raises:
-        ValueError: a transform whose random outcomes cannot be enumerated, or more than one flip.
+        ValueError: as `view_steps`, or more than one flip.
     """
-    flips = [step for step in pipeline if step["type"] == "RandomViewFlip"]
-    for step in pipeline:
-        if step["type"] not in DETERMINISTIC and step["type"] != "RandomViewFlip":
-            raise ValueError(
-                f"transform {step['type']} has outcomes that cannot be enumerated, so no cache can hold its views. "
-                "Remove it, or train with a live teacher. Enumerable: RandomViewFlip, "
-                f"{', '.join(sorted(DETERMINISTIC))}"
-            )
+    flips = [step for step in view_steps(pipeline) if ROLES[step["type"]] is Role.DRAWN]
     if len(flips) > 1:
         raise ValueError("the pipeline has more than one RandomViewFlip; one describes all flips")
     if not flips:

@@ -1,7 +1,5 @@
 """Run the teacher once over every view of the training set and store its answers.
 
-    python -m pipelines.cache_teacher --config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth
-
 Started again after an interruption, it goes on with the first block that is missing. `--workers 4` shares the blocks
 out to Dask processes on this machine, `--scheduler` to those of a running Dask cluster. Without Dask, several commands
 may fill one cache at the same time: give each `--part 1/4`, `--part 2/4` and so on.
@@ -15,27 +13,32 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
-from mmengine.config import Config, DictAction
 from rich.console import Console
 
-from cache.layout import open_root
 from cache.manifest import Manifest
 from cache.plan import Plan
-from cache.quantize import FieldCodec, codecs_of, resolve_codec
+from cache.quantize import resolve_codec
 from cache.reader import CacheReader
-from cache.storage import Folder, Location, locate
+from cache.storage import Location, locate
 from cache.writer import CacheWriter, Part
 from pipelines.base.command import run_command
-from pipelines.base.experiment import load_config, require_keys
-from pipelines.base.files import bytes_on_disk, require_room
-from pipelines.capture.capture import add_capture_arguments, add_teacher_arguments
-from pipelines.capture.cluster import add_cluster_arguments, open_cluster
+from pipelines.base.experiment import add_config_arguments, load_config, require_keys
+from pipelines.base.files import bytes_on_disk
+from pipelines.capture.cluster import ClusterOptions, add_cluster_arguments, open_cluster
 from pipelines.capture.engine import make_engine
+from pipelines.capture.figures import plan_figures, print_plan, print_probe
+from pipelines.capture.options import CaptureOptions, add_capture_arguments, add_teacher_arguments
+from pipelines.capture.planning import plan_views
 from pipelines.capture.probe import Probe
-from pipelines.plan import plan_figures, plan_views, print_plan, print_probe, row_bytes
+from pipelines.capture.resume import require_room_for, stored_codecs
+
+EPILOG = """examples:
+  python -m pipelines.cache_teacher --config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth
+  python -m pipelines.cache_teacher --config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth --workers 4
+
+Exit status: 0 done, 1 failed, 2 unusable arguments. The same command continues a stopped capture."""
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -44,69 +47,37 @@ def main(arguments: argparse.Namespace) -> None:
     require_keys(config, ("region", "codec", "classes", "teacher", "cache"), arguments.config)
     requested = resolve_codec(config.codec)
     path = locate(arguments.cache or config.cache)
-    with open_cluster(arguments) as cluster:
-        engine = make_engine(config, arguments, cluster)
+    tell = not arguments.json
+    with open_cluster(ClusterOptions.of(arguments)) as cluster:
+        engine = make_engine(config, CaptureOptions.of(arguments), cluster)
         plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster)
-        if not arguments.json:
+        if tell:
             print_plan(plan_figures(plan, config))
         codecs = stored_codecs(path, requested)
         sections, probe = engine.describe(plan, probe=codecs is None)
         if probe is not None:
             codecs = dict(probe.codecs)
-            if not arguments.json:
+            if tell:
                 print_probe(probe, plan)
+        assert codecs is not None
         codec = {"requested": requested, **{field: codec.to_json() for field, codec in codecs.items()}}
         manifest = Manifest(**sections, plan=plan.describe(), codec={"preset": requested["preset"], **codec})
-        require_disk(path, plan, config, codecs, probe)
+        require_room_for(path, plan, config, codecs, probe)
         with CacheWriter(path, manifest, plan, arguments.part) as writer:
             started = time.perf_counter()
             written = engine.fill(writer)
             seconds = time.perf_counter() - started
-    report(path, plan, written, seconds, probe, as_json=arguments.json)
-
-
-def stored_codecs(path: Location, requested: Mapping[str, Any]) -> dict[str, FieldCodec] | None:
-    """The codecs of a store that is being resumed: fixed before its first block. None where there is no store."""
-    if not path.exists():
-        return None
-    stored = open_root(path, allow_unfinished=True).attrs.asdict()["codec"]
-    for field, value in requested.items():
-        if stored["requested"][field] != value:
-            raise ValueError(
-                f"cache {path}: codec.{field} is {stored['requested'][field]!r} in the cache but {value!r} here. "
-                "Give another CACHE= path, or the stored codec in the config"
-            )
-    return codecs_of(stored)
-
-
-def require_disk(
-    path: Location, plan: Plan, config: Config, codecs: Mapping[str, FieldCodec], probe: Probe | None
-) -> None:
-    """Refuse a capture that will not fit on its disk. A bucket has no end that could be asked for.
-
-    Raises:
-        ValueError: naming what it needs and what is free.
-    """
-    if not isinstance(path, Folder):
-        return
-    if probe is not None:
-        needed, basis = probe.bytes, "by the probe's prediction"
+    figures = capture_figures(path, plan, written, seconds, probe)
+    if tell:
+        print_capture(figures)
     else:
-        missing = plan.rows_per_block[CacheReader(path).missing_blocks()].sum()
-        captured = plan.num_rows - missing
-        if captured:
-            needed, basis = bytes_on_disk(path) / captured * missing, "at the size of the blocks that it holds"
-        else:
-            needed, basis = row_bytes(codecs, config) * missing, "before compression"
-    cure = "Make room, give another CACHE= path, or a coarser codec (codec = 'small')"
-    require_room(path.path, needed, f"{basis}, cache {path}", cure)
+        print(json.dumps(figures, indent=2))
 
 
-def report(path: Location, plan: Plan, written: int, seconds: float, probe: Probe | None, *, as_json: bool) -> None:
-    """What the cache now holds, what this run did, and how that compares with what the probe said."""
-    reader = CacheReader(path)
+def capture_figures(path: Location, plan: Plan, written: int, seconds: float, probe: Probe | None) -> dict[str, Any]:
+    """What the cache now holds, what this run did, and what the probe had said."""
     size = bytes_on_disk(path)
-    missing = len(reader.missing_blocks())
+    missing = len(CacheReader(path).missing_blocks())
     figures: dict[str, Any] = {
         "cache": str(path),
         "views": plan.num_views,
@@ -120,29 +91,30 @@ def report(path: Location, plan: Plan, written: int, seconds: float, probe: Prob
     }
     if probe is not None and not missing:
         figures["predicted"] = {"bytes": probe.bytes, "seconds": probe.seconds}
-    if as_json:
-        print(json.dumps(figures, indent=2))
-        return
+    return figures
+
+
+def print_capture(figures: dict[str, Any]) -> None:
+    """The same in a sentence or two."""
     console = Console(soft_wrap=True, highlight=False)
-    if missing:
+    wrote = f"{figures['bytes_written'] / 1e6:,.1f} MB written in {figures['seconds']:,.0f} s"
+    if figures["blocks_missing"]:
+        captured = figures["blocks"] - figures["blocks_missing"]
         console.print(
-            f"{path}: {plan.num_blocks - missing} of {plan.num_blocks} blocks captured, the others belong to other "
-            f"parts; {written / 1e6:,.1f} MB written in {seconds:,.0f} s"
+            f"{figures['cache']}: {captured} of {figures['blocks']} blocks captured, the others belong to other parts; "
+            f"{wrote}"
         )
         return
     console.print(
-        f"{path}: complete, {plan.num_views} views, {plan.num_rows:,} rows, {size / 1e6:,.1f} MB "
-        f"({figures['bytes_per_row']:.1f} bytes a row); {written / 1e6:,.1f} MB written in {seconds:,.0f} s"
+        f"{figures['cache']}: complete, {figures['views']} views, {figures['rows']:,} rows, "
+        f"{figures['bytes'] / 1e6:,.1f} MB ({figures['bytes_per_row']:.1f} bytes a row); {wrote}"
     )
-    if "predicted" in figures:
+    if predicted := figures.get("predicted"):
+        off = {key: f"{100 * (figures[key] / predicted[key] - 1):+.1f} % in fact" for key in predicted}
         console.print(
-            f"The probe had predicted {probe.bytes / 1e6:,.1f} MB ({_percent(size, probe.bytes)}) and "
-            f"{probe.seconds:,.0f} s ({_percent(seconds, probe.seconds)})."
+            f"The probe had predicted {predicted['bytes'] / 1e6:,.1f} MB ({off['bytes']}) and "
+            f"{predicted['seconds']:,.0f} s ({off['seconds']})."
         )
-
-
-def _percent(found: float, predicted: float) -> str:
-    return f"{100 * (found / predicted - 1):+.1f} % in fact"
 
 
 def _part(text: str) -> Part:
@@ -160,15 +132,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.cache_teacher",
         description="Run the frozen teacher over every view of the training set and store its answers.",
-        epilog="Exit status: 0 done, 1 failed, 2 unusable arguments. The same command continues a stopped capture.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", required=True, help="the student's config (configs/distill/...)")
+    add_config_arguments(parser, "the student's config (configs/distill/...)")
     add_teacher_arguments(parser)
     add_capture_arguments(parser)
     parser.add_argument("--cache", help="the store to fill (default: the student config's cache)")
     parser.add_argument("--part", type=_part, default=Part(), help="a fixed share of the blocks, i/N: for job arrays")
     add_cluster_arguments(parser)
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override config values: key=value")
     parser.add_argument("--json", action="store_true", help="print the closing figures as JSON")
     return parser
 

@@ -35,9 +35,9 @@ from distill.teacher import FrozenTeacher
 from pipelines.base.command import available_cores, plain_console, positive_int, printable, run_command
 from pipelines.base.experiment import load_config, require_keys
 from pipelines.base.parallel import map_and_add
-from pipelines.capture.capture import measure_error
+from pipelines.capture.figures import PERCENTILES
+from pipelines.capture.measured import measure_error
 from pipelines.capture.views import TrainingViews
-from pipelines.plan import PERCENTILES
 from pipelines.reporting import cache_pictures
 from pipelines.training.evaluation import detector_config
 

@@ -20,7 +20,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement
 from mmrotate.registry import MODELS, TRANSFORMS
 from torch import nn
 
@@ -140,7 +140,7 @@ def one_batch(config: Config, data_root: str, model: nn.Module) -> dict[str, Any
             grid = model.adapter.grid(SIZE, SIZE)
             region = sample_region(sample["data_samples"], grid, **config.region)
             count = len(region.prior_index)
-            sample["data_samples"].teacher_targets = InstanceData(
+            sample["data_samples"].record = BaseDataElement(
                 prior_index=region.prior_index,
                 weight=region.weight,
                 cls_logits=torch.randn(count, len(config.classes), generator=generator),

@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmdet.models.task_modules.assigners import BaseAssigner
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
+from mmengine.utils import import_modules_from_strings
 from mmrotate.registry import DATASETS, MODELS, TASK_UTILS
 
 from cache.layout import ASSIGNED_FIELDS
 from cache.manifest import as_stored
 from distill.adapter import HeadAdapter, adapter_of
+from distill.interface import describe_interface, require_classes
 from distill.region import describe_region
-from distill.transforms import describe_views
-
-# Transforms that turn a file into a view; what follows them only adds targets or packs.
-VIEW_TRANSFORMS = (
-    "LoadPatch",
-    "mmdet.LoadAnnotations",
-    "ConvertBoxType",
-    "mmrotate.ConvertBoxType",
-    "mmdet.Pad",
-    "mmdet.Resize",
-    "RandomViewFlip",
-)
-
-# Options of the preprocessor that the manifest leaves out, and the value that all runs with a cache share.
-PLAIN_PREPROCESSOR = {"pad_value": 0, "rgb_to_bgr": False, "batch_augments": None}
+from distill.transforms import ROLES, Role, describe_views, view_steps
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -51,6 +40,18 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         config.merge_from_dict(dict(options))
     init_default_scope(config.get("default_scope", "mmrotate"))
     return config
+
+
+def register(config: Config) -> None:
+    """What `load_config` does beside reading, for a config that comes from another process."""
+    import_modules_from_strings(**config.get("custom_imports", {"imports": []}))
+    init_default_scope(config.get("default_scope", "mmrotate"))
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, config_help: str, *, required: bool = True) -> None:
+    """`--config` and `--cfg-options`, as `load_config` takes them."""
+    parser.add_argument("--config", required=required, help=config_help)
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override config values: key=value")
 
 
 def require_keys(config: Config, keys: tuple[str, ...], path: str | Path) -> None:
@@ -74,18 +75,13 @@ def build_adapter(config: Config) -> HeadAdapter:
         {**config.model.bbox_head, "train_cfg": config.model.train_cfg, "test_cfg": config.model.test_cfg}
     )
     adapter = adapter_of(head)
-    if adapter.num_classes != len(config.classes):
-        raise ValueError(
-            f"bbox_head.num_classes is {adapter.num_classes} but the config names {len(config.classes)} classes. Make "
-            "them equal"
-        )
+    require_classes(adapter, config.classes)
     return adapter
 
 
 def view_pipeline(config: Config) -> list[dict[str, Any]]:
     """The part of the training pipeline that makes a view."""
-    steps = [dict(step) for step in config.train_dataloader.dataset.pipeline]
-    return [step for step in steps if step["type"] in VIEW_TRANSFORMS]
+    return view_steps(config.train_dataloader.dataset.pipeline)
 
 
 def training_set(config: Config, pipeline: list[dict[str, Any]]) -> BaseDetDataset:
@@ -121,41 +117,23 @@ def describe_assignment(config: Config) -> dict[str, Any] | None:
     return {"arrays": list(ASSIGNED_FIELDS), "assigner": config.model.train_cfg.assigner.to_dict()}
 
 
-def require_plain_preprocessor(preprocessor: Mapping[str, Any]) -> None:
-    """Refuse a preprocessor that does what no manifest states.
-
-    Raises:
-        ValueError: naming the option, its value and the one that is needed.
-    """
-    for key, needed in PLAIN_PREPROCESSOR.items():
-        found = preprocessor.get(key, needed)
-        if found != needed:
-            raise ValueError(
-                f"data_preprocessor.{key} is {found!r}; {needed!r} is needed: a cache holds the teacher's answers to "
-                "images as they are"
-            )
-
-
 def describe_student(config: Config) -> dict[str, Any]:
     """The sections of the manifest that student and cache must share, from the student's config alone.
 
     Raises:
-        ValueError: a training pipeline whose views cannot be enumerated.
+        ValueError: a training pipeline whose views cannot be enumerated, or a head of another number of classes.
     """
-    preprocessor, dataset = config.model.data_preprocessor, config.train_dataloader.dataset
-    require_plain_preprocessor(preprocessor)
-    transforms = [step for step in view_pipeline(config) if step["type"] != "RandomViewFlip"]
-    sections = {
-        "head": {"classes": list(config.classes), **build_adapter(config).describe()},
-        "views": describe_views(config.train_dataloader.dataset.pipeline),
-        "preprocessing": {
-            "mean": list(preprocessor.mean),
-            "std": list(preprocessor.std),
-            "bgr_to_rgb": bool(preprocessor.bgr_to_rgb),
-            "pad_size_divisor": int(preprocessor.pad_size_divisor),
-            **DATASETS.get(dataset.type).kept_objects(dataset),
-            "transforms": transforms,
-        },
-        "region": describe_region(**config.region),
+    dataset = config.train_dataloader.dataset
+    interface = describe_interface(build_adapter(config), config.model.data_preprocessor, config.classes)
+    data = {
+        **DATASETS.get(dataset.type).kept_objects(dataset),
+        "transforms": [step for step in view_pipeline(config) if ROLES[step["type"]] is Role.FIXED],
     }
-    return as_stored(sections)
+    return as_stored(
+        {
+            "head": interface["head"],
+            "views": describe_views(dataset.pipeline),
+            "preprocessing": {**interface["preprocessing"], **data},
+            "region": describe_region(**config.region),
+        }
+    )

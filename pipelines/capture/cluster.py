@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import dask
@@ -29,6 +29,19 @@ SETTINGS = {
     # A profile of the workers' Python code that nobody reads.
     "distributed.worker.profile.enabled": False,
 }
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Whose workers do the work: so many of our own, those of a scheduler, or none."""
+
+    workers: int | None = None
+    scheduler: str | None = None
+    dashboard: bool = False
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Self:
+        return cls(arguments.workers, arguments.scheduler, arguments.dashboard)
 
 
 @dataclass(frozen=True)
@@ -101,24 +114,24 @@ class Cluster:
 
 
 @contextmanager
-def open_cluster(arguments: argparse.Namespace) -> Iterator[Cluster | None]:
+def open_cluster(options: ClusterOptions) -> Iterator[Cluster | None]:
     """The cluster that the command line asks for; None where the work is to be done in this process.
 
     Raises:
         ValueError: no scheduler answers.
     """
-    if arguments.dashboard and (arguments.workers is None or find_spec("bokeh") is None):
+    if options.dashboard and (options.workers is None or find_spec("bokeh") is None):
         raise ValueError("--dashboard needs --workers, and bokeh in the environment (uv pip install bokeh)")
-    if arguments.workers is None and arguments.scheduler is None:
+    if options.workers is None and options.scheduler is None:
         yield None
         return
     with _quiet(), dask.config.set(SETTINGS):
-        if arguments.scheduler is not None:
-            with _join(arguments.scheduler) as client:
+        if options.scheduler is not None:
+            with _join(options.scheduler) as client:
                 yield Cluster(client, is_own=False)
             return
-        with _start(arguments.workers, dashboard=arguments.dashboard) as cluster, Client(cluster) as client:
-            if arguments.dashboard:
+        with _start(options.workers, dashboard=options.dashboard) as cluster, Client(cluster) as client:
+            if options.dashboard:
                 print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)
             yield Cluster(client, is_own=True)
 

@@ -22,10 +22,10 @@ from cache.writer import CacheWriter
 from pipelines.base.command import available_cores
 from pipelines.base.files import bytes_on_disk
 from pipelines.base.progress import progress
-from pipelines.capture.capture import Capture, PatchLogits
+from pipelines.capture.asking import PatchLogits, TeacherViews
+from pipelines.capture.encoding import BlockEncoder
+from pipelines.capture.sampling import choose_patches
 
-# Seed of the sample; the codec's steps depend on it.
-PROBE_SEED = 0
 PROBE_VIEWS = 32
 # A stored commit: 32 bytes, with the frames of zstd and the checksum.
 COMMIT_BYTES = 45
@@ -76,50 +76,50 @@ class _PatchCost:
     bytes: int
 
 
-def run_probe(capture: Capture, codec: str | Mapping[str, str | float], manifest: Mapping[str, Any]) -> Probe:
+def run_probe(asked: TeacherViews, codec: str | Mapping[str, str | float], manifest: Mapping[str, Any]) -> Probe:
     """Ask the teacher about a seeded sample of patches, and store the answers in a temporary cache.
 
     Args:
-        capture: over the plan whose cost is wanted.
+        asked: over the plan whose cost is wanted.
         codec: as `choose_codecs` takes it.
         manifest: head and other sections for the temporary cache.
 
     Raises:
         ValueError: logits that are not finite, or an unusable codec.
     """
-    plan = capture.plan
-    sample = choose_patches(plan, max(1, PROBE_VIEWS // len(capture.views.flips)))
-    answers, loading, asking = _ask(capture, sample)
+    plan = asked.plan
+    sample = choose_patches(plan, max(1, PROBE_VIEWS // len(asked.patches.flips)))
+    answers, loading, asking = _ask(asked, sample)
     ranges = value_ranges(answers)
     codecs = choose_codecs(codec, ranges)
     codec_section = {"preset": "probe", **{field: codec.to_json() for field, codec in codecs.items()}}
     sections = {**manifest, "codec": codec_section}
     with tempfile.TemporaryDirectory() as folder:
         times = list(zip(loading, asking, strict=True))
-        costs = _store(Path(folder) / "rows.zarr", capture, answers, times, codecs, sections)
+        costs = _store(Path(folder) / "rows.zarr", asked, answers, times, codecs, sections)
         empty = _empty_bytes(Path(folder) / "empty.zarr", plan, sections)
     rates = [cost.bytes / cost.rows for cost in costs if cost.rows]
     # Each stratum holds the same rows, so its patch counts as much as any other.
     size = float(np.mean(rates)) * plan.num_rows + empty
     return Probe(
-        views=len(sample) * len(capture.views.flips),
+        views=len(sample) * len(asked.patches.flips),
         rows=sum(cost.rows for cost in costs),
         ranges=ranges,
         codecs=codecs,
         bytes=round(size),
         bytes_per_row=size / max(1, plan.num_rows),
-        seconds=_predicted_seconds(plan, costs, capture),
-        teacher_seconds=float(np.mean([answer.seconds for answer in answers])) / len(capture.views.flips),
+        seconds=_predicted_seconds(plan, costs, asked),
+        teacher_seconds=float(np.mean([answer.seconds for answer in answers])) / len(asked.patches.flips),
     )
 
 
-def _ask(capture: Capture, sample: Sequence[int]) -> tuple[list[PatchLogits], list[float], list[float]]:
+def _ask(asked: TeacherViews, sample: Sequence[int]) -> tuple[list[PatchLogits], list[float], list[float]]:
     """The teacher's answers for the sample, and the seconds that each took to load and to ask.
 
     One after the other and in this process: loaders beside the teacher would slow each other down, and by how much
     depends on which patches meet.
     """
-    batches = capture.batches(sample)
+    batches = asked.batches(sample)
     answers: list[PatchLogits] = []
     loading: list[float] = []
     asking: list[float] = []
@@ -129,41 +129,18 @@ def _ask(capture: Capture, sample: Sequence[int]) -> tuple[list[PatchLogits], li
             # As in a loader process.
             torch.set_num_threads(1)
             began = time.perf_counter()
-            views = [capture.views[patch] for patch in batch]
+            views = [asked.patches[patch] for patch in batch]
             loaded = time.perf_counter()
             torch.set_num_threads(threads)
             if not answers:
                 # Warms the device up.
-                capture.ask(views)
+                asked.ask(views)
             started = time.perf_counter()
-            answers += capture.ask(views)
+            answers += asked.ask(views)
             asking += [(time.perf_counter() - started) / len(batch)] * len(batch)
             loading += [(loaded - began) / len(batch)] * len(batch)
             advance(len(batch))
     return answers, loading, asking
-
-
-def choose_patches(plan: Plan, count: int) -> list[int]:
-    """A seeded sample of patches, one from each of `count` strata that hold equal shares of the rows.
-
-    Dense patches are few but make most of the bytes.
-    """
-    rows = _rows_per_patch(plan)
-    order = np.argsort(rows, kind="stable")
-    strata = _strata(rows, order, min(count, len(rows)))
-    random = np.random.default_rng(PROBE_SEED)
-    return [int(random.choice(stratum)) for stratum in strata]
-
-
-def _strata(rows: np.ndarray, order: np.ndarray, count: int) -> list[np.ndarray]:
-    """`count` runs of the sorted patches, none empty, with about equal rows."""
-    filled = np.cumsum(rows[order] + 1e-9)
-    ends = np.searchsorted(filled, filled[-1] * np.arange(1, count) / count) + 1
-    # None empty: every run keeps a patch for each run after it.
-    places = np.arange(1, count)
-    ends = np.minimum(np.maximum.accumulate(np.maximum(ends, places)), len(order) - count + places)
-    ends = np.maximum.accumulate(ends - places) + places
-    return np.split(order, ends)
 
 
 def value_ranges(answers: Sequence[PatchLogits]) -> dict[str, ValueRange]:
@@ -187,23 +164,24 @@ def value_ranges(answers: Sequence[PatchLogits]) -> dict[str, ValueRange]:
 
 def _store(
     path: Path,
-    capture: Capture,
+    asked: TeacherViews,
     answers: Sequence[PatchLogits],
     times: Sequence[tuple[float, float]],
     codecs: Mapping[str, FieldCodec],
     sections: Mapping[str, Any],
 ) -> list[_PatchCost]:
     """Write the answers into a cache of their own, a block each."""
-    plan = _plan_of_patches(capture.plan, [answer.patch for answer in answers])
+    plan = _plan_of_patches(asked.plan, [answer.patch for answer in answers])
     manifest = Manifest(**{**sections, "plan": plan.describe()})
-    by_id = {capture.plan.patch_ids[answer.patch]: position for position, answer in enumerate(answers)}
+    by_id = {asked.plan.patch_ids[answer.patch]: position for position, answer in enumerate(answers)}
+    encoder = BlockEncoder(asked.patches, asked.teacher.adapter, codecs)
     costs = []
     with CacheWriter(path, manifest, plan) as writer:
         for block in writer.missing_blocks():
             (view, *_) = plan.views_of_block(block)
             position = by_id[plan.view(int(view)).patch_id]
             started = time.perf_counter()
-            targets = capture.encode(block, [answers[position]], dict(codecs))
+            targets = encoder.encode(block, [answers[position]])
             encoded = time.perf_counter()
             size = writer.write(block, targets.fields, targets.error)
             written = time.perf_counter()
@@ -247,7 +225,7 @@ def _empty_bytes(path: Path, plan: Plan, sections: Mapping[str, Any]) -> int:
         return bytes_on_disk(path) + COMMIT_BYTES * plan.num_blocks
 
 
-def _predicted_seconds(plan: Plan, costs: Sequence[_PatchCost], capture: Capture) -> float:
+def _predicted_seconds(plan: Plan, costs: Sequence[_PatchCost], asked: TeacherViews) -> float:
     """Seconds of the whole capture. Each kind of work has a part that grows with the rows and one that does not.
 
     The fixed parts of loading and asking are paid for every patch, those of quantising and writing for every block.
@@ -264,9 +242,9 @@ def _predicted_seconds(plan: Plan, costs: Sequence[_PatchCost], capture: Capture
             ("writing", plan.num_blocks),
         )
     )
-    if capture.teacher.device.type != "cpu":
-        return max(asking + encoding, loading / max(1, capture.loaders), writing)
-    if not capture.loaders:
+    if asked.teacher.device.type != "cpu":
+        return max(asking + encoding, loading / max(1, asked.options.loaders), writing)
+    if not asked.options.loaders:
         # This process loads, alone.
         return asking + encoding + loading + writing / available_cores()
     return asking + encoding + (loading + writing) / available_cores()
@@ -286,8 +264,3 @@ def _extrapolate(rows: np.ndarray, seconds: np.ndarray, all_rows: int, count: in
     else:
         slope, fixed = seconds.sum() / max(1.0, rows.sum()), 0.0
     return float(fixed * count + slope * all_rows)
-
-
-def _rows_per_patch(plan: Plan) -> np.ndarray:
-    """(P,) rows of all views of a patch."""
-    return np.bincount(plan.view_patch, weights=plan.rows_per_view, minlength=len(plan.patch_ids))

@@ -29,6 +29,7 @@ from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader, TargetRecord
 from cache.verify import FLOAT_EDGES, WEIGHT_EDGES, BlockStatistics
 from distill.adapter import HeadAdapter
+from distill.rows import Rows
 from distill.teacher import FrozenTeacher
 from pipelines.capture.views import TrainingViews, ViewSample
 from pipelines.training.evaluation import detector_config
@@ -279,10 +280,10 @@ def student_logits(
     """A student's class and box logits at the given priors of an image (3, H, W) uint8."""
     preprocessor = MODELS.build(config.model.data_preprocessor).to(student.device)
     batch = preprocessor({"inputs": [image], "data_samples": None})
-    rows = torch.from_numpy(prior_index).to(student.device)
     maps = student.forward(batch["inputs"])
-    _, cls_logits, box_logits = student.adapter.gather(*maps, torch.zeros_like(rows), rows)
-    return cls_logits.cpu(), box_logits.cpu()
+    rows = Rows.of(student.adapter.grid_of_maps(maps[0]), [torch.from_numpy(prior_index)]).to(student.device)
+    logits = student.adapter.gather(maps, rows)
+    return logits.cls_logits.cpu(), logits.box_logits.cpu()
 
 
 def _draw_detections(reader: CacheReader, views: Sequence[DrawnView], patch_id: str, path: Path) -> Path:

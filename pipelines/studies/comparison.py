@@ -77,7 +77,7 @@ def comparison_runs(options: ComparisonOptions) -> list[Run]:
 def _teacher_run(live: Config, reader: CacheReader, root: Path) -> Run:
     """The teacher that the live student asks, which the cache must be of: evaluated, not trained."""
     teacher = live.model.teacher
-    described = FrozenTeacher.load(teacher.config, teacher.checkpoint, classes=list(live.classes)).describe()
+    described = FrozenTeacher.load(teacher.config, teacher.checkpoint).describe()
     cure = "Compare with the teacher that the cache was captured from: give CHECKPOINT= and TEACHER=, or CACHE="
     require_equal({"teacher": described}, reader.manifest, place=f"cache {reader.path}", cure=cure)
     config = load_config(teacher.config)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from cache.view import FLIPS
 from distill.dota import DOTA_CLASSES, list_images, read_labels
-from distill.losses import GatheredTargets
 from distill.region import box_region
+from distill.rows import Rows, Targets
 
 CASES = ("P0032__1__0___0@256,256,512", "P0019__1__0___768@0,512,512")
 CASES_AND_FLIPS = tuple(f"{case}/{flip}" for case in CASES for flip in FLIPS)
@@ -98,18 +98,11 @@ def distillation_terms(
     """Per-level LD and KD of a batch, by the code that training runs."""
     grid = head.adapter.grid_of_maps(student[0])
     regions = [box_region(box, grid, factor=0.25, topk=9) for box in boxes]
-    image_index = torch.from_numpy(np.repeat(np.arange(len(boxes)), [len(index) for index, _ in regions]))
-    prior_index = torch.from_numpy(np.concatenate([index for index, _ in regions]))
-    _, teacher_cls, teacher_box = head.adapter.gather(*teacher, image_index, prior_index)
-    targets = GatheredTargets(
-        image_index,
-        prior_index,
-        torch.from_numpy(np.concatenate([weight for _, weight in regions])),
-        teacher_cls,
-        teacher_box,
-    )
-    level, cls_logits, box_logits = head.adapter.gather(*student, image_index, prior_index)
-    return distillation(cls_logits, box_logits, targets, level, len(boxes), grid.num_levels)
+    rows = Rows.of(grid, [torch.from_numpy(index) for index, _ in regions])
+    answers = head.adapter.gather(teacher, rows)
+    weight = torch.from_numpy(np.concatenate([weight for _, weight in regions]))
+    targets = Targets(answers.cls_logits, answers.box_logits, rows, weight)
+    return distillation(head.adapter.gather(student, rows), targets)
 
 
 def detection_terms(

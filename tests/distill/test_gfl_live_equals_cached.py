@@ -175,7 +175,7 @@ def test_a_mixed_batch_reads_the_right_priors(twins) -> None:
     difference = abs(cached["loss_ld"].item() / live["loss_ld"].item() - 1)
     assert 0 < difference < 0.05
     moved = twins.load([("2", "none"), ("3", "horizontal")])
-    moved["data_samples"][0].teacher_targets = batch["data_samples"][0].teacher_targets
+    moved["data_samples"][0].record = batch["data_samples"][0].record
     assert losses_of(twins.cached(), moved)[1]["loss_ld"] != cached["loss_ld"]
 
 
@@ -263,8 +263,8 @@ def test_a_main_region_student_reads_the_wider_cache(twins) -> None:
     require_matching_cache(config, CacheReader(config.cache))
     dataset = training_set(config, config.train_dataloader.dataset.pipeline)
     info = dataset.get_data_info(2)
-    own = twins.load([("3", "horizontal")])["data_samples"][0].teacher_targets
-    shared = dataset.pipeline({**info, "forced_flip": "horizontal"})["data_samples"].teacher_targets
+    own = twins.load([("3", "horizontal")])["data_samples"][0].record
+    shared = dataset.pipeline({**info, "forced_flip": "horizontal"})["data_samples"].record
     for name in ("prior_index", "weight", "cls_logits", "box_logits"):
         assert torch.equal(getattr(shared, name), getattr(own, name)), name
 

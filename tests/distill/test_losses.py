@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
+from cache.grid import AnchorGrid
 from distill.losses import (
     BinaryDistillationLoss,
     DistributionDistillationLoss,
-    GatheredTargets,
     RegionDistillation,
     binary_row_divergence,
     distillation_loss,
     row_divergence,
     row_normalizer,
 )
+from distill.rows import Logits, Rows, Targets
 
 LD = dict(type="DistributionDistillationLoss", loss_weight=10.0, temperature=5.0)
 KD = dict(type="DistributionDistillationLoss", loss_weight=20.0, temperature=5.0)
@@ -39,7 +40,7 @@ def scope() -> None:
 
 
 def literal_divergence(student: list[float], teacher: list[float], temperature: float) -> float:
-    """The formula of ld_spec 2.1 in plain Python."""
+    """The formula of docs/method.md in plain Python."""
 
     def softmax(logits: list[float]) -> list[float]:
         powers = [math.exp(logit / temperature) for logit in logits]
@@ -50,22 +51,30 @@ def literal_divergence(student: list[float], teacher: list[float], temperature: 
     return temperature**2 / len(p) * divergence
 
 
-def rows(seed: int, image_index: list[int], level: list[int]) -> tuple[GatheredTargets, Tensor, Tensor, Tensor]:
-    """Random targets of the given rows, then levels, and student logits of classes and bins."""
+def rows_at(image_index: list[int], level: list[int], num_levels: int) -> Rows:
+    """Rows of the first prior of each level."""
+    grid = AnchorGrid(64, 64, (8, 16, 32, 64, 128)[:num_levels], (1.0,), (4.0,))
+    priors = torch.from_numpy(grid.level_offsets[np.asarray(level, dtype=np.int64)])
+    return Rows(grid, max(image_index, default=1) + 1, torch.tensor(image_index, dtype=torch.long), priors)
+
+
+def random_rows(seed: int, image_index: list[int], level: list[int], num_levels: int) -> tuple[Targets, Logits]:
+    """Random targets of the given rows, and a student's logits there."""
     generator = torch.Generator().manual_seed(seed)
     count = len(level)
     draw = lambda *shape: torch.randn(count, *shape, generator=generator) * 3  # noqa: E731
     weight = torch.rand(count, generator=generator) + 0.01
-    index = torch.arange(count)
-    targets = GatheredTargets(torch.tensor(image_index, dtype=torch.long), index, weight, draw(15), draw(5, 9))
-    return targets, torch.tensor(level, dtype=torch.long), draw(15), draw(5, 9)
+    targets = Targets(draw(15), draw(5, 9), rows_at(image_index, level, num_levels), weight)
+    return targets, Logits(draw(15), draw(5, 9))
 
 
-def rows_of_image(targets: GatheredTargets, image: int) -> tuple[GatheredTargets, Tensor]:
-    """The rows of one image as a batch of its own, and which they are."""
-    chosen = targets.image_index == image
-    kept = [getattr(targets, name)[chosen] for name in ("prior_index", "weight", "cls_logits", "box_logits")]
-    return GatheredTargets(torch.zeros_like(kept[0]), *kept), chosen
+def rows_of_image(targets: Targets, student: Logits, image: int) -> tuple[Targets, Logits]:
+    """The rows of one image as a batch of its own."""
+    rows = targets.rows
+    chosen = rows.image_index == image
+    alone = Rows.of(rows.grid, [rows.prior_index[chosen]])
+    theirs = Targets(targets.cls_logits[chosen], targets.box_logits[chosen], alone, targets.weight[chosen])
+    return theirs, Logits(student.cls_logits[chosen], student.box_logits[chosen])
 
 
 # --- one row, by hand -------------------------------------------------------------------------------------------------
@@ -138,37 +147,34 @@ def test_gradient_reaches_the_student_only() -> None:
 
 def test_parameters_are_summed_and_bins_averaged() -> None:
     # One row on level 1 of 3, weight 0.5, alone there: w_LD * 0.5 * 5 parameters * the published divergence.
-    targets, level, _, _ = rows(0, [0], [1])
     bins = RISING_BINS.expand(1, 5, 9)
-    targets = GatheredTargets(targets.image_index, targets.prior_index, torch.tensor([0.5]), RISING_CLASSES[None], bins)
-    terms = RegionDistillation(LD, KD)(torch.zeros(1, 15), torch.zeros(1, 5, 9), targets, level, 1, 3)
+    targets = Targets(RISING_CLASSES[None], bins, rows_at([0], [1], 3), torch.tensor([0.5]))
+    terms = RegionDistillation(LD, KD)(Logits(torch.zeros(1, 15), torch.zeros(1, 5, 9)), targets)
     assert terms["loss_ld"].tolist() == pytest.approx([0, 10 * 0.5 * 5 * BINS_DIVERGENCE, 0], abs=1e-5)
     assert terms["loss_kd"].tolist() == pytest.approx([0, 20 * 0.5 * CLASSES_DIVERGENCE, 0], abs=1e-5)
 
 
 def test_normalizers_by_hand() -> None:
     # Image 0: two rows on level 0, one on level 1. Image 1: one row on level 0.
-    image_index, level = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 0])
-    divisors = {name: row_normalizer(image_index, level, 2, 3, name).tolist() for name in ("per_level", "global")}
+    rows = rows_at([0, 0, 0, 1], [0, 0, 1, 0], 3)
+    divisors = {name: row_normalizer(rows, name).tolist() for name in ("per_level", "global")}
     assert divisors == {"per_level": [3, 3, 1, 3], "global": [4, 4, 4, 4]}
     # Each image counts its own rows, and the batch is the mean of two images.
-    assert row_normalizer(image_index, level, 2, 3, "per_image_level").tolist() == [2 * 2, 2 * 2, 2 * 1, 2 * 1]
+    assert row_normalizer(rows, "per_image_level").tolist() == [2 * 2, 2 * 2, 2 * 1, 2 * 1]
 
 
 def test_per_image_normalizer_is_two_devices_with_one_image_each() -> None:
     image_index, level = [0] * 40 + [1] * 7, [0] * 25 + [1] * 10 + [2] * 5 + [0] * 1 + [2] * 6
-    targets, level, cls_logits, box_logits = rows(1, image_index, level)
-    cls_logits.requires_grad_()
-    box_logits.requires_grad_()
+    targets, student = random_rows(1, image_index, level, 3)
+    student.cls_logits.requires_grad_()
+    student.box_logits.requires_grad_()
 
-    together = RegionDistillation(LD, KD, "per_image_level")(cls_logits, box_logits, targets, level, 2, 3)
+    together = RegionDistillation(LD, KD, "per_image_level")(student, targets)
     devices = []
     for image in range(2):
-        alone, chosen = rows_of_image(targets, image)
-        devices.append(
-            RegionDistillation(LD, KD, "per_level")(cls_logits[chosen], box_logits[chosen], alone, level[chosen], 1, 3)
-        )
-    for name, logits in (("loss_ld", box_logits), ("loss_kd", cls_logits)):
+        theirs, ours = rows_of_image(targets, student, image)
+        devices.append(RegionDistillation(LD, KD, "per_level")(ours, theirs))
+    for name, logits in (("loss_ld", student.box_logits), ("loss_kd", student.cls_logits)):
         averaged = (devices[0][name] + devices[1][name]) / 2
         torch.testing.assert_close(together[name], averaged, rtol=1e-6, atol=1e-7)
         gradients = [
@@ -176,14 +182,14 @@ def test_per_image_normalizer_is_two_devices_with_one_image_each() -> None:
         ]
         torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-8)
     # The published normaliser over the batch of two is another one.
-    batch = RegionDistillation(LD, KD, "per_level")(cls_logits, box_logits, targets, level, 2, 3)
+    batch = RegionDistillation(LD, KD, "per_level")(student, targets)
     assert not torch.allclose(batch["loss_ld"], together["loss_ld"], rtol=1e-3)
 
 
 def test_global_normalizer_divides_the_sum_by_all_rows() -> None:
-    targets, level, cls_logits, box_logits = rows(2, [0] * 6, [0, 0, 0, 1, 1, 2])
-    terms = RegionDistillation(None, KD, "global")(cls_logits, box_logits, targets, level, 1, 3)
-    expected = 20 * distillation_loss(cls_logits, targets.cls_logits, targets.weight, 5.0, 6)
+    targets, student = random_rows(2, [0] * 6, [0, 0, 0, 1, 1, 2], 3)
+    terms = RegionDistillation(None, KD, "global")(student, targets)
+    expected = 20 * distillation_loss(student.cls_logits, targets.cls_logits, targets.weight, 5.0, 6)
     assert terms["loss_kd"].sum().item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -198,10 +204,10 @@ def test_global_normalizer_divides_the_sum_by_all_rows() -> None:
 )
 @pytest.mark.parametrize("normalizer", ["per_level", "per_image_level", "global"])
 def test_options(loss_ld, loss_kd, names, normalizer) -> None:
-    targets, level, cls_logits, box_logits = rows(3, [0, 0, 1], [0, 1, 0])
-    terms = RegionDistillation(loss_ld, loss_kd, normalizer)(cls_logits, box_logits, targets, level, 2, 2)
+    targets, student = random_rows(3, [0, 0, 1], [0, 1, 0], 2)
+    terms = RegionDistillation(loss_ld, loss_kd, normalizer)(student, targets)
     assert set(terms) == names
-    both = RegionDistillation(LD, KD, normalizer)(cls_logits, box_logits, targets, level, 2, 2)
+    both = RegionDistillation(LD, KD, normalizer)(student, targets)
     for name, values in terms.items():
         assert (values > 0).all()
         # Leaving out or replacing one term does not move the other.
@@ -211,16 +217,16 @@ def test_options(loss_ld, loss_kd, names, normalizer) -> None:
 @pytest.mark.parametrize("loss_kd", [KD, BINARY_KD])
 @pytest.mark.parametrize("normalizer", ["per_level", "per_image_level", "global"])
 def test_no_rows_give_zero_with_a_gradient(normalizer, loss_kd) -> None:
-    targets, level, cls_logits, box_logits = rows(4, [], [])
-    cls_logits.requires_grad_()
-    box_logits.requires_grad_()
-    terms = RegionDistillation(LD, loss_kd, normalizer)(cls_logits, box_logits, targets, level, 2, 5)
+    targets, student = random_rows(4, [], [], 5)
+    student.cls_logits.requires_grad_()
+    student.box_logits.requires_grad_()
+    terms = RegionDistillation(LD, loss_kd, normalizer)(student, targets)
     for values in terms.values():
         assert values.tolist() == [0.0] * 5
     # A student step must not fail, and devices must agree on which losses exist.
     sum(values.sum() for values in terms.values()).backward()
-    assert cls_logits.grad.shape == (0, 15)
-    assert box_logits.grad.shape == (0, 5, 9)
+    assert student.cls_logits.grad.shape == (0, 15)
+    assert student.box_logits.grad.shape == (0, 5, 9)
 
 
 @pytest.mark.parametrize(
@@ -285,11 +291,12 @@ def test_gathered_loss_equals_dense_loss_masked(maps, gwd_head, seed, share) -> 
     student = [[tensor.clone().requires_grad_() for tensor in of_kind] for of_kind in maps["student"]]
 
     dense = dense_terms(maps | {"student": student}, weight)
-    image_index, prior_index = torch.nonzero(weight, as_tuple=True)
-    level, cls_logits, box_logits = gwd_head.adapter.gather(*student, image_index, prior_index)
-    _, *teacher_logits = gwd_head.adapter.gather(*maps["teacher"], image_index, prior_index)
-    targets = GatheredTargets(image_index, prior_index, weight[image_index, prior_index], *teacher_logits)
-    gathered = RegionDistillation(LD, KD)(cls_logits, box_logits, targets, level, 2, len(FEATURES))
+    adapter = gwd_head.adapter
+    place = torch.nonzero(weight, as_tuple=True)
+    rows = Rows(adapter.grid_of_maps(student[0]), 2, *place)
+    teacher = adapter.gather(maps["teacher"], rows)
+    targets = Targets(teacher.cls_logits, teacher.box_logits, rows, weight[place])
+    gathered = RegionDistillation(LD, KD)(adapter.gather(student, rows), targets)
 
     tensors = [tensor for of_kind in student for tensor in of_kind]
     for name, values in gathered.items():

@@ -7,10 +7,8 @@ import pipelines.base.openmmlab  # noqa: F401  isort: skip
 import numpy as np
 import pytest
 import torch
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
 from mmrotate.structures.bbox import RotatedBoxes
-
-from distill.heads import PLANNED_ASSIGNMENT
 
 SIZES = {
     "equal": [(128, 160), (128, 160)],
@@ -23,7 +21,7 @@ SIZES = {
 def test_planned_assignment(gwd_head, sizes) -> None:
     random = np.random.default_rng(3)
     adapter = gwd_head.adapter
-    instances, metas = [], []
+    instances, metas, records = [], [], []
     for height, width in sizes:
         boxes = random.uniform((8, 8, 20, 20, -1.5), (width - 8, height - 8, 60, 40, 1.5), (5, 5)).astype(np.float32)
         labels = torch.from_numpy(random.integers(0, 15, len(boxes)))
@@ -31,23 +29,19 @@ def test_planned_assignment(gwd_head, sizes) -> None:
         grid = adapter.grid(height, width)
         planned = adapter.plan_assignment(gwd_head.assigner, objects, grid)
         instances.append(objects)
-        metas.append(
-            {
-                "img_shape": (height, width),
-                "pad_shape": (height, width),
-                PLANNED_ASSIGNMENT: tuple(map(torch.from_numpy, planned)),
-            }
-        )
+        metas.append({"img_shape": (height, width), "pad_shape": (height, width)})
+        prior, matched = map(torch.from_numpy, planned)
+        records.append(BaseDataElement(assigned_prior=prior, assigned_object=matched))
     batch = adapter.grid(max(height for height, _ in sizes), max(width for _, width in sizes))
     scores = [torch.zeros(2, 9 * 15, *size) for size in batch.feature_sizes]
     known = gwd_head.assignment(scores, instances, metas)
-    planned = gwd_head.planned_assignment(scores, instances, metas)
+    planned = gwd_head.planned_assignment(scores, instances, metas, records)
     assert torch.equal(planned.label_weights, known.label_weights)
     learned = known.label_weights > 0
     assert torch.equal(planned.labels[learned], known.labels[learned])
-    assert torch.equal(planned.image_index, known.image_index)
-    assert torch.equal(planned.prior_index, known.prior_index)
-    assert torch.equal(planned.targets, known.targets)
+    assert torch.equal(planned.positive.image_index, known.positive.image_index)
+    assert torch.equal(planned.positive.prior_index, known.positive.prior_index)
+    assert torch.equal(planned.boxes, known.boxes)
     assert planned.avg_factor == known.avg_factor
     if sizes[0] != sizes[1]:
         assert not learned.all()

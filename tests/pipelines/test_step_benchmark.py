@@ -17,7 +17,6 @@ from benchmarks.step import ROWS, Student, peak_memory
 from benchmarks.step_project import made_up_project, make_loader, project_of_config, project_of_patches
 from benchmarks.step_report import paired_ratio, rank_coverage
 from benchmarks.step_stages import STAGES, StageClock
-from distill.heads import PLANNED_ASSIGNMENT
 from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import Project
 
@@ -30,9 +29,10 @@ def test_rows_differ_in_the_teacher_alone(project: Project, monkeypatch) -> None
     for row in ROWS:
         student = Student(row, config, torch.device("cpu"), seed=0)
         seen = student.see(batch)
-        assert all(("teacher_targets" in sample) == row.name.startswith("cached") for sample in seen["data_samples"])
+        assert all(("record" in sample) == row.name.startswith("cached") for sample in seen["data_samples"])
         assert all(("region" in sample) == (row.name == "live") for sample in seen["data_samples"])
-        assert all((PLANNED_ASSIGNMENT in sample) == (row.name == "cached_planned") for sample in seen["data_samples"])
+        planned = ["assigned_prior" in sample.get("record", ()) for sample in seen["data_samples"]]
+        assert planned == [row.name == "cached_planned"] * 2
         losses[row.name] = {
             name: float(value) for name, value in student.model.train_step(seen, student.optim_wrapper).items()
         }
@@ -146,5 +146,5 @@ def test_a_project_is_made_up(source: str, project: Project, tmp_path, monkeypat
     loader = make_loader(made.config, (), 1, 0, seed=0)
     assert len(loader.dataset) == (1 if source == "scenes" else 3)
     (sample,) = next(iter(loader))["data_samples"]
-    assert len(sample.teacher_targets.prior_index) > 0
+    assert len(sample.record.prior_index) > 0
     assert Path(made.config.cache).parent == tmp_path

@@ -1,0 +1,93 @@
+"""The teacher asked about the views of patches: batches of whole patches, logits at the region's priors."""
+
+from __future__ import annotations
+
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import batched, groupby
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from torch import Tensor
+
+from cache.plan import Plan
+from cache.quantize import subtract_row_max
+from distill.rows import Rows
+from distill.teacher import FrozenTeacher
+from pipelines.capture.loading import PatchViews, PlannedPatches
+from pipelines.capture.options import DTYPES, CaptureOptions
+
+
+@dataclass(frozen=True)
+class PatchLogits:
+    """The teacher's logits at the region of a patch's views, on the teacher's device; M rows.
+
+    seconds: the teacher's forward pass and the gathering, this patch's share of its batch.
+    """
+
+    patch: int
+    seconds: float
+    prior_index: np.ndarray  # (M,) uint32
+    weight: np.ndarray  # (M,) float32
+    cls_logits: Tensor  # (M, C) float32
+    box_logits: Tensor  # (M, D, K) float32, row maximum at 0
+    assigned: Sequence[tuple[np.ndarray, np.ndarray]]  # F pairs (m,) priors and objects, or none
+
+
+class TeacherViews:
+    """Asks a teacher about the views of a plan.
+
+    Batches are whole patches of one size, so that an answer does not depend on who else is asked about.
+    """
+
+    def __init__(self, config: Config, plan: Plan, teacher: FrozenTeacher, options: CaptureOptions) -> None:
+        if options.dtype not in DTYPES:
+            raise ValueError(f"capture dtype is {options.dtype!r}; one of {', '.join(DTYPES)} needed")
+        self.plan = plan
+        self.teacher = teacher
+        self.options = options
+        self.patches = PlannedPatches(config, plan)
+
+    def batches(self, patches: Sequence[int]) -> list[list[int]]:
+        """Consecutive patches of one size, at most `patches_per_batch` together."""
+        runs = groupby(patches, key=lambda patch: tuple(self.plan.patch_shape[patch].tolist()))
+        return [list(batch) for _, run in runs for batch in batched(run, self.options.patches_per_batch)]
+
+    def logits(self, batches: Sequence[Sequence[int]]) -> Iterator[PatchLogits]:
+        """The teacher's answers for the patches of every batch, in order; the next images load meanwhile."""
+        loaded = self.patches.load([patch for batch in batches for patch in batch], self.options.loaders)
+        for batch in batches:
+            yield from self.ask([next(loaded) for _ in batch])
+
+    def ask(self, patches: Sequence[PatchViews]) -> list[PatchLogits]:
+        """Teacher forward on the views of patches of one size, rows gathered."""
+        device = self.teacher.device
+        inputs = self.teacher.preprocess([image for views in patches for image in views.images])
+        regions = [torch.from_numpy(index) for views in patches for index in views.prior_index]
+        started = time.perf_counter()
+        dtype = self.options.dtype
+        with torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32"):
+            maps = self.teacher.forward(inputs)
+        adapter = self.teacher.adapter
+        logits = adapter.gather(maps, Rows.of(adapter.grid_of_maps(maps[0]), regions).to(device))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = (time.perf_counter() - started) / len(patches)
+        rows = [sum(map(len, views.prior_index)) for views in patches]
+        parts = zip(logits.cls_logits.split(rows), logits.box_logits.split(rows), strict=True)
+        return [
+            PatchLogits(
+                patch=views.patch,
+                seconds=seconds,
+                prior_index=np.concatenate(views.prior_index).astype(np.uint32),
+                weight=np.concatenate(views.weight),
+                cls_logits=cls_logits,
+                box_logits=subtract_row_max(box_logits),
+                assigned=views.assigned,
+            )
+            for views, (cls_logits, box_logits) in zip(patches, parts, strict=True)
+        ]

@@ -1,0 +1,68 @@
+"""Does a cache pay? What its capture costs against a teacher that answers live in every training step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mmengine.config import Config
+
+from cache.plan import Plan
+from pipelines.capture.probe import Probe
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """After how many epochs the cache has paid for itself, over all its students, and how many are planned."""
+
+    epochs_to_pay: float
+    epochs_planned: float
+    students: int
+    live_teacher_seconds: float
+    capture_seconds: float
+
+    @property
+    def seconds_saved(self) -> float:
+        return self.live_teacher_seconds - self.capture_seconds
+
+    @property
+    def pays(self) -> bool:
+        return self.epochs_planned > self.epochs_to_pay
+
+    def figures(self) -> dict[str, Any]:
+        """As plain values."""
+        recommendation = "cache" if self.pays else "do not cache"
+        return {**asdict(self), "seconds_saved": self.seconds_saved, "recommendation": recommendation}
+
+    def __str__(self) -> str:
+        students = f"{self.students} student{'s' if self.students > 1 else ''}"
+        costs = (
+            f"The capture costs as much as a live teacher in {self.epochs_to_pay:.1f} epochs; {students} of this "
+            f"config train {self.epochs_planned:.1f}. "
+        )
+        if self.pays:
+            return f"{costs}Cache: it saves {self.seconds_saved:,.0f} s of teacher."
+        return (
+            f"{costs}Do not cache: the live teacher is {-self.seconds_saved:,.0f} s cheaper, unless more students "
+            "follow (--students)."
+        )
+
+
+def break_even(plan: Plan, probe: Probe, config: Config, students: int) -> BreakEven:
+    """What a probe says about students of one config.
+
+    A live teacher costs one view of every patch and epoch; a capture costs its whole time once. What reading costs a
+    training step is left out: loaders do it beside the step.
+    """
+    live = len(plan.patch_ids) * probe.teacher_seconds
+    epochs = student_epochs(config, plan) * students
+    return BreakEven(probe.seconds / live, epochs, students, live * epochs, probe.seconds)
+
+
+def student_epochs(config: Config, plan: Plan) -> float:
+    """How often the config's training sees every patch."""
+    loop = config.train_cfg
+    if "max_epochs" in loop:
+        return float(loop.max_epochs)
+    images = loop.max_iters * config.train_dataloader.batch_size
+    return float(images / len(plan.patch_ids))

@@ -1,0 +1,58 @@
+"""Who is asked, and how: the teacher compared with its student, and the manifest of the cache that it makes."""
+
+from __future__ import annotations
+
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
+
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from distill.interface import require_same_interface
+from distill.teacher import FrozenTeacher
+from pipelines.base.experiment import describe_assignment, describe_student
+from pipelines.capture.asking import TeacherViews
+from pipelines.capture.options import TeacherOptions
+
+
+def load_teacher(config: Config, options: TeacherOptions) -> FrozenTeacher:
+    """The teacher that the config or the command line names, on the device.
+
+    Raises:
+        ValueError: it cannot be loaded, or its head or preprocessing is not that of the config's student.
+    """
+    teacher = FrozenTeacher.load(
+        options.config or config.teacher.config, options.checkpoint or config.teacher.checkpoint
+    )
+    require_same_interface(describe_student(config), teacher.interface())
+    return teacher.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def describe_capture(config: Config, asked: TeacherViews) -> dict[str, Any]:
+    """The manifest of the cache that a capture makes, but for its plan and codec.
+
+    What it says about the teacher is the teacher's; views, labels, region and assignment are the student's.
+    """
+    student, teacher = describe_student(config), asked.teacher.interface()
+    return {
+        **student,
+        "teacher": asked.teacher.describe(),
+        "head": teacher["head"],
+        "preprocessing": {**student["preprocessing"], **teacher["preprocessing"]},
+        "numeric": describe_numeric(asked),
+        "assignment": describe_assignment(config),
+    }
+
+
+def describe_numeric(asked: TeacherViews) -> dict[str, Any]:
+    """What the bytes of a block depend on beside views and teacher, as the manifest states it."""
+    return {
+        "torch": torch.__version__,
+        "dtype": asked.options.dtype,
+        "device": asked.teacher.device.type,
+        "threads": torch.get_num_threads(),
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "views_per_batch": asked.options.patches_per_batch * len(asked.patches.flips),
+    }

@@ -1,0 +1,93 @@
+"""Planning: the region and the assignment of every view from labels alone, here or on the workers of a cluster."""
+
+from __future__ import annotations
+
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import batched
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from torch.utils.data import DataLoader, Dataset
+
+from cache.plan import VIEWS_PER_BLOCK, Plan, PlannedPatch, make_plan
+from pipelines.base.experiment import register
+from pipelines.base.progress import progress
+from pipelines.capture.cluster import Cluster, Shared
+from pipelines.capture.loading import unchanged
+from pipelines.capture.views import TrainingViews
+
+# Most patches of a Dask task: a second of work.
+PATCHES_PER_TASK = 64
+
+
+def plan_views(
+    config: Config, loaders: int, views_per_block: int = VIEWS_PER_BLOCK, cluster: Cluster | None = None
+) -> Plan:
+    """Search the regions of every view of the student's training set; on a cluster where there is one."""
+    patches = PatchPlanner(config)
+    found = _planned_by_loaders(patches, loaders) if cluster is None else _planned_by_workers(patches, config, cluster)
+    planned = []
+    with progress("plan", len(patches), "patches") as advance:
+        for some in found:
+            planned += some
+            advance(len(some))
+    return make_plan(planned, patches.views.flips, views_per_block=views_per_block)
+
+
+class PatchPlanner(Dataset[PlannedPatch]):
+    """Every patch of the training set with its digests and row counts."""
+
+    def __init__(self, config: Config) -> None:
+        self.views = TrainingViews(config, pixels=False)
+        self.patch_ids = self.views.patch_ids
+
+    def __len__(self) -> int:
+        return len(self.patch_ids)
+
+    def __getitem__(self, index: int) -> PlannedPatch:
+        views, patch_id = self.views, self.patch_ids[index]
+        content = Path(views.info(patch_id)["img_path"]).read_bytes()
+        counts, assigned = [], []
+        for flip in views.flips:
+            sample = views.sample(patch_id, flip, content)
+            prior_index, _ = views.region(sample)
+            counts.append(sample.grid.level_counts(prior_index))
+            pair = views.assignment(sample)
+            if pair is not None:
+                assigned.append(len(pair[0]))
+        return PlannedPatch(
+            patch_id=patch_id,
+            image_sha256=hashlib.sha256(content).digest(),
+            label_sha256=views.label_digest(patch_id),
+            shape=(sample.grid.height, sample.grid.width),
+            level_counts=np.stack(counts),
+            assigned_counts=np.asarray(assigned) if assigned else None,
+        )
+
+
+def _planned_by_loaders(patches: PatchPlanner, loaders: int) -> Iterator[list[PlannedPatch]]:
+    loader = DataLoader(patches, batch_size=None, num_workers=min(loaders, len(patches)), collate_fn=unchanged)
+    return ([patch] for patch in loader)
+
+
+def _planned_by_workers(patches: PatchPlanner, config: Config, cluster: Cluster) -> Iterator[list[PlannedPatch]]:
+    size = max(1, min(PATCHES_PER_TASK, len(patches) // (4 * cluster.num_workers)))
+    positions = list(batched(range(len(patches)), size))
+    return (planned for _, planned in cluster.run_all(_plan_some, positions, config=Shared(config)))
+
+
+def _plan_some(positions: Sequence[int], *, config: Shared[Config]) -> list[PlannedPatch]:
+    """In a worker."""
+    patches = _planner_of(config)
+    return [patches[position] for position in positions]
+
+
+@lru_cache(maxsize=1)
+def _planner_of(config: Shared[Config]) -> PatchPlanner:
+    register(config.value)
+    return PatchPlanner(config.value)

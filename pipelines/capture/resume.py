@@ -1,0 +1,56 @@
+"""What a capture finds where its cache shall be: the codecs of a store that it continues, and room on the disk."""
+
+from __future__ import annotations
+
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from cache.layout import open_root
+from cache.plan import Plan
+from cache.quantize import FieldCodec, codecs_of
+from cache.reader import CacheReader
+from cache.storage import Folder, Location
+from pipelines.base.files import bytes_on_disk, require_room
+from pipelines.capture.figures import row_bytes
+from pipelines.capture.probe import Probe
+
+
+def stored_codecs(path: Location, requested: Mapping[str, Any]) -> dict[str, FieldCodec] | None:
+    """The codecs of a store that is being resumed: fixed before its first block. None where there is no store."""
+    if not path.exists():
+        return None
+    stored = open_root(path, allow_unfinished=True).attrs.asdict()["codec"]
+    for field, value in requested.items():
+        if stored["requested"][field] != value:
+            raise ValueError(
+                f"cache {path}: codec.{field} is {stored['requested'][field]!r} in the cache but {value!r} here. "
+                "Give another CACHE= path, or the stored codec in the config"
+            )
+    return codecs_of(stored)
+
+
+def require_room_for(
+    path: Location, plan: Plan, config: Config, codecs: Mapping[str, FieldCodec], probe: Probe | None
+) -> None:
+    """Refuse a capture that will not fit on its disk; a bucket has no end to ask for.
+
+    Raises:
+        ValueError: naming what it needs and what is free.
+    """
+    if not isinstance(path, Folder):
+        return
+    if probe is not None:
+        needed, basis = float(probe.bytes), "by the probe's prediction"
+    else:
+        missing = int(plan.rows_per_block[CacheReader(path).missing_blocks()].sum())
+        captured = plan.num_rows - missing
+        if captured:
+            needed, basis = bytes_on_disk(path) / captured * missing, "at the size of the blocks that it holds"
+        else:
+            needed, basis = float(row_bytes(codecs, config) * missing), "before compression"
+    cure = "Make room, give another CACHE= path, or a coarser codec (codec = 'small')"
+    require_room(path.path, needed, f"{basis}, cache {path}", cure)

@@ -1,0 +1,115 @@
+"""A sample of a cache's views against the teacher, which answers again."""
+
+from __future__ import annotations
+
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+
+from cache.manifest import ManifestMismatch, differences
+from cache.quantize import LOGIT_FIELDS, FieldCodec
+from cache.reader import CacheReader, TargetRecord
+from cache.verify import Finding, captured_blocks
+from distill.audit import compare_record, repeat_tolerance, require_teacher_of
+from pipelines.base.progress import progress
+from pipelines.capture.asking import PatchLogits, TeacherViews
+from pipelines.capture.identity import describe_numeric, load_teacher
+from pipelines.capture.options import CaptureOptions, TeacherOptions
+from pipelines.capture.verification import Verification
+
+
+def check_teacher(
+    found: Verification, config: Config, reader: CacheReader, options: TeacherOptions, *, sample: int, seed: int
+) -> None:
+    """Run the teacher again on a random sample of views and compare with what is stored."""
+    try:
+        teacher = load_teacher(config, options)
+        require_teacher_of(reader.manifest, teacher)
+    except ManifestMismatch as error:
+        found.findings.append(Finding("zarr.json", error.problem, error.cure))
+        found.skipped.append("the teacher's answers: it is another teacher")
+        return
+    plan, stored = reader.plan, reader.manifest.numeric
+    patches_per_batch = stored["views_per_batch"] // len(reader.manifest.views["flips"])
+    # No loader processes: a handful of patches does not repay them.
+    asked = TeacherViews(config, plan, teacher, CaptureOptions(options, patches_per_batch, stored["dtype"], loaders=0))
+    for name, ours, theirs in differences(describe_numeric(asked), stored, "numeric"):
+        found.notes.append(f"{name} is {theirs} in the cache but {ours} here: logits may differ in their last bits")
+
+    usable = np.flatnonzero(np.isin(plan.block, captured_blocks(reader.path, plan.num_blocks)))
+    random = np.random.default_rng(seed)
+    chosen = random.choice(usable, min(sample, len(usable)), replace=False).tolist()
+    patches = sorted({int(plan.view_patch[view]) for view in chosen})
+    tally = TeacherTally({name: FieldCodec.from_json(reader.manifest.codec[name]) for name in LOGIT_FIELDS})
+    with progress("verify against the teacher", len(patches), "patches") as advance:
+        for answer in asked.logits(asked.batches(patches)):
+            found.findings += compare_patch(reader, answer, tally)
+            advance(1)
+    found.teacher = tally.figures() | {"seed": seed, "views_chosen": len(chosen)}
+
+
+class TeacherTally:
+    """Largest errors over the compared views."""
+
+    def __init__(self, codecs: Mapping[str, FieldCodec]) -> None:
+        self.codecs = codecs
+        self.views = self.rows = 0
+        self.error = dict.fromkeys(codecs, 0.0)
+        self.largest = dict.fromkeys(codecs, 0.0)
+
+    def add(self, field: str, error: float, largest: float) -> None:
+        self.error[field] = max(self.error[field], error)
+        self.largest[field] = max(self.largest[field], largest)
+
+    def figures(self) -> dict[str, Any]:
+        """Errors beside their bounds."""
+        fields = {
+            name: {
+                "max_abs_error": self.error[name],
+                "codec_bound": codec.max_abs_error(self.largest[name]),
+                "repeat_tolerance": repeat_tolerance(self.largest[name]),
+            }
+            for name, codec in self.codecs.items()
+        }
+        return {"views": self.views, "rows": self.rows, **fields}
+
+
+def compare_patch(reader: CacheReader, answer: PatchLogits, tally: TeacherTally) -> list[Finding]:
+    """All views of a patch, since the teacher has answered them in one batch."""
+    plan = reader.plan
+    findings = []
+    start = 0
+    for place, view_index in enumerate(np.flatnonzero(plan.view_patch == answer.patch).tolist()):
+        view = plan.view(view_index)
+        rows = slice(start, start + int(plan.rows_per_view[view_index]))
+        start = rows.stop
+        try:
+            record = reader.read(view.patch_id, view.flip)
+        except ValueError as error:
+            findings.append(Finding(f"view {view}", f"cannot be read: {error}", "See the findings of its block"))
+            continue
+        tally.views += 1
+        tally.rows += len(record)
+        problem = compare_view(record, answer, rows, tally)
+        if not problem and answer.assigned and record.assigned_prior is not None:
+            stored = record.assigned_prior, record.assigned_object
+            if not all(map(np.array_equal, stored, answer.assigned[place])):
+                problem = "its planned assignment is not the one that labels and assigner give"
+        if problem:
+            cure = f"Capture a new cache: make cache-teacher CACHE=<not {reader.path}>"
+            findings.append(Finding(f"view {view}", problem, cure))
+    return findings
+
+
+def compare_view(record: TargetRecord, answer: PatchLogits, rows: slice, tally: TeacherTally) -> str | None:
+    """What is wrong with a stored record; None where it is the teacher's answer within the bound."""
+    logits = {name: getattr(answer, name)[rows].cpu().numpy() for name in tally.codecs}
+    teacher = TargetRecord(answer.prior_index[rows], answer.weight[rows], **logits)
+    compared = compare_record(record, teacher, tally.codecs)
+    for name, error in compared.error.items():
+        tally.add(name, error, compared.largest[name])
+    return compared.problem

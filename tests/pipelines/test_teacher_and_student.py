@@ -1,0 +1,87 @@
+"""A student whose head or preprocessing is not its teacher's is refused by field and both values, before any work."""
+
+from __future__ import annotations
+
+import pipelines.base.openmmlab  # noqa: F401  isort: skip
+
+import re
+
+import pytest
+import torch
+from mmrotate.registry import MODELS
+
+from pipelines import cache_teacher, plan
+from pipelines.base.experiment import load_config
+from tests.pipelines.conftest import Project, call
+
+# What one option of a config makes of the description: the field, the value of the project, and the changed one.
+CHANGES = [
+    ("model.bbox_head.anchor_generator.strides=[16,64]", "head.grid.strides[1]", "32", "64"),
+    ("model.bbox_head.anchor_generator.ratios=[1.0,0.5,3.0]", "head.grid.ratios[2]", "2.0", "3.0"),
+    ("model.bbox_head.anchor_generator.octave_base_scale=2", "head.grid.scales[0]", "1.0", "2.0"),
+    ("model.bbox_head.reg_max=6", "head.num_bins", "9", "7"),
+    ("model.bbox_head.xywh_range=[-1.0,2.0]", "head.bin_ranges[0][0]", "-2.0", "-1.0"),
+    ("model.bbox_head.angle_range=[-3.0,2.0]", "head.bin_ranges[4][0]", "-5.0", "-3.0"),
+    ("model.bbox_head.anchor_generator.angle_version=le135", "head.anchor_angle", "null", '"le135"'),
+    ("model.bbox_head.bbox_coder.angle_version=le90", "head.coder_angle", '"oc"', '"le90"'),
+    ("model.bbox_head.bbox_coder.type=LegacyDeltaXYWHTRBBoxCoder", "head.coder_angle", '"oc"', '"legacy_oc"'),
+    ("model.bbox_head.bbox_coder.target_stds=[1.0,1.0,1.0,1.0,2.0]", "head.target_stds", "(absent)", "2.0"),
+    ("model.bbox_head.bbox_coder.target_means=[0.0,0.0,0.0,0.0,1.0]", "head.target_means", "(absent)", "1.0"),
+    ("model.bbox_head.bbox_coder.norm_factor=2", "head.norm_factor", "(absent)", "2"),
+    ("model.bbox_head.bbox_coder.edge_swap=True", "head.edge_swap", "(absent)", "true"),
+    ("model.bbox_head.bbox_coder.proj_xy=True", "head.proj_xy", "(absent)", "true"),
+    ("classes=['plane','ship','harbor']", "head.classes[0]", '"ship"', '"plane"'),
+    ("model.data_preprocessor.mean=[123.675,116.28,0.0]", "preprocessing.mean[2]", "103.53", "0.0"),
+    ("model.data_preprocessor.std=[58.395,57.12,1.0]", "preprocessing.std[2]", "57.375", "1.0"),
+    ("model.data_preprocessor.bgr_to_rgb=False", "preprocessing.bgr_to_rgb", "true", "false"),
+    ("model.data_preprocessor.pad_size_divisor=64", "preprocessing.pad_size_divisor", "32", "64"),
+]
+
+
+@pytest.fixture(scope="module")
+def own_teacher(project: Project, tmp_path_factory):
+    """Write the config of a teacher that differs from the project's in one option, and weights that fit it."""
+
+    def make(option: str) -> list[str]:
+        folder = tmp_path_factory.mktemp("teacher")
+        config = load_config(project.config("teacher"))
+        config.merge_from_dict(dict([parsed(option)]))
+        config.dump(folder / "teacher.py")
+        torch.save({"state_dict": MODELS.build(config.model).state_dict()}, folder / "teacher.pth")
+        return ["--teacher", str(folder / "teacher.py"), "--checkpoint", str(folder / "teacher.pth")]
+
+    return make
+
+
+def parsed(option: str) -> tuple[str, object]:
+    """`key=value` as the command line reads it."""
+    arguments = cache_teacher.make_parser().parse_args(["--config", "none", "--cfg-options", option])
+    ((key, value),) = arguments.cfg_options.items()
+    return key, value
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize(("option", "field", "usual", "changed"), CHANGES, ids=[change[0] for change in CHANGES])
+def test_every_field_on_either_side(project, own_teacher, tmp_path, capfd, option, field, usual, changed, side) -> None:
+    arguments = ["--config", project.config("distill"), "--loaders", 0, "--cache", tmp_path / "new.zarr"]
+    arguments += own_teacher(option) if side == "teacher" else ["--cfg-options", option]
+    assert call(cache_teacher, *arguments) == 1
+    *before, error = capfd.readouterr().err.splitlines()
+    of_teacher, of_student = (changed, usual) if side == "teacher" else (usual, changed)
+    wanted = rf"{re.escape(field)}\S* is {value(of_teacher)} in the teacher but {value(of_student)} in the student\. "
+    assert re.search(wanted, error), error
+    assert not any("plan" in line for line in before)
+    assert not (tmp_path / "new.zarr").exists()
+
+
+def value(shown: str) -> str:
+    """A pattern of a value, alone or in a list."""
+    return rf'"?(\[.*)?{re.escape(shown)}\]?"?'
+
+
+def test_a_probe_refuses_as_a_capture(project: Project, capfd) -> None:
+    option = "model.bbox_head.reg_max=6"
+    assert call(plan, "--config", project.config("distill"), "--probe", "--loaders", 0, "--cfg-options", option) == 1
+    captured = capfd.readouterr()
+    assert "head.num_bins is 9 in the teacher but 7 in the student" in captured.err.splitlines()[-1]
+    assert not captured.out
