@@ -235,6 +235,11 @@ def view_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return steps
 
 
+def fixed_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The steps of a training pipeline that make a view from the patch alone."""
+    return [step for step in view_steps(pipeline) if ROLES[step["type"]] is Role.FIXED]
+
+
 def describe_views(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The views that a training pipeline can draw, as the manifest states them.
 

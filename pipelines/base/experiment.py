@@ -21,7 +21,7 @@ from cache.manifest import as_stored
 from distill.adapter import HeadAdapter, adapter_of
 from distill.interface import describe_interface, require_classes
 from distill.region import describe_region
-from distill.transforms import ROLES, Role, describe_views, view_steps
+from distill.transforms import describe_views, fixed_steps, view_steps
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -127,7 +127,7 @@ def describe_student(config: Config) -> dict[str, Any]:
     interface = describe_interface(build_adapter(config), config.model.data_preprocessor, config.classes)
     data = {
         **DATASETS.get(dataset.type).kept_objects(dataset),
-        "transforms": [step for step in view_pipeline(config) if ROLES[step["type"]] is Role.FIXED],
+        "transforms": fixed_steps(dataset.pipeline),
     }
     return as_stored(
         {
