@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipelines.base.arguments import add_config
 from pipelines.base.command import positive_int, run_command
-from pipelines.base.experiment import add_config_arguments, load_config
+from pipelines.base.experiment import load_config
 from pipelines.base.progress import progress
 from pipelines.capture.views import TrainingViews
 
@@ -84,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.region_reuse",
         description="Regions and assignments computed again, against written and read back.",
     )
-    add_config_arguments(parser, "a cached student's config")
+    add_config(parser, "a cached student's config")
     parser.add_argument("--patches", type=positive_int, default=64, help="patches, chosen at random (default: 64)")
     parser.add_argument("--folder", help="where files are written (default: the system's temporary folder)")
     return parser

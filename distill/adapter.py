@@ -59,7 +59,7 @@ class HeadAdapter(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, head: nn.Module) -> Self:
+    def of(cls, head: Any) -> Self:
         """The adapter of a head."""
 
     @abstractmethod
@@ -192,17 +192,18 @@ def adapter_of(head: nn.Module | None) -> HeadAdapter:
     )
 
 
-def anchor_fields(head: nn.Module) -> dict[str, Any]:
+def anchor_fields(head: Any) -> dict[str, Any]:
     """The fields of an adapter that an anchor generator of mmdet's kind and the head's coder tell.
 
     Raises:
         ValueError: priors that `AnchorGrid` cannot describe: strides that differ in x and y, or shifted centres.
     """
     generator = head.prior_generator
-    if any(along_x != along_y for along_x, along_y in generator.strides) or getattr(generator, "center_offset", 0):
+    offset = getattr(generator, "center_offset", 0)
+    if offset or any(along_x != along_y for along_x, along_y in generator.strides):
         raise ValueError(
-            f"bbox_head.anchor_generator has strides {generator.strides} and center_offset "
-            f"{getattr(generator, 'center_offset', 0)}; square strides and 0 are needed"
+            f"bbox_head.anchor_generator has strides {generator.strides} and center_offset {offset}; square strides "
+            "and 0 are needed"
         )
     return {
         "strides": tuple(int(stride[0]) for stride in generator.strides),

@@ -108,7 +108,7 @@ def planned_assignment(
             # One cell more on each side than the box needs: rounding must not lose one.
             left, top = (np.floor((box[:2] - reach) / stride) - 1).clip(min=0).astype(int)
             right, bottom = np.ceil((box[2:] + reach) / stride).astype(int) + 2
-            start, stop = grid.level_offsets[level : level + 2]
+            start, stop = grid.level_offsets[level : level + 2].tolist()
             window = near[start:stop].reshape(rows, columns, -1)[top : max(bottom, 0), left : max(right, 0)]
             window[...] = True
             touched |= window.size > 0
@@ -117,8 +117,8 @@ def planned_assignment(
     # 0 negative, -1 ignored, k the object before k.
     shown_priors = InstanceData(priors=RotatedBoxes(priors[torch.from_numpy(shown)]))
     assigned = assigner.assign(shown_priors, gt_instances).gt_inds.numpy()
-    rows = np.flatnonzero(assigned)
-    return shown[rows].astype(np.int64), np.maximum(assigned[rows] - 1, -1).astype(np.int64)
+    kept = np.flatnonzero(assigned)
+    return shown[kept].astype(np.int64), np.maximum(assigned[kept] - 1, -1).astype(np.int64)
 
 
 def _corners(boxes: RotatedBoxes | Tensor) -> Tensor:

@@ -52,15 +52,15 @@ def compare_record(
 ) -> Comparison:
     """What is wrong with a stored record: priors, weights, then logits beyond the codec's bound and the tolerance."""
     if not np.array_equal(stored.prior_index, teacher.prior_index):
-        problem = f"its {len(stored)} priors are not the region that the labels give ({len(teacher)})"
-        return Comparison(problem, {}, {})
+        return Comparison(f"its {len(stored)} priors are not the region that the labels give ({len(teacher)})", {}, {})
     if not len(stored):
         return Comparison(None, {}, {})
     weight_error = float(np.abs(stored.weight - teacher.weight).max())
     if not weight_error <= WEIGHT_TOLERANCE:
         return Comparison(f"its weights differ by {weight_error:.3g} from those that the labels give", {}, {})
-    problem = None
-    error, largest = {}, {}
+    problem: str | None = None
+    error: dict[str, float] = {}
+    largest: dict[str, float] = {}
     for field, codec in codecs.items():
         ours, theirs = getattr(stored, field), getattr(teacher, field)
         difference = np.abs(ours - theirs)
@@ -129,7 +129,7 @@ class TeacherAudit(Hook):
         require_teacher_of(cache.manifest, self.teacher, f"cache {cache.path}")
         self.codecs = {field: FieldCodec.from_json(cache.manifest.codec[field]) for field in LOGIT_FIELDS}
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict[str, Any] | None = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Audit where it is time."""
         if self._started and runner.iter % self.interval:
             return

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader, get_torchvision_models
+from numpy._core import multiarray
 from torch import Tensor, nn
 
 
@@ -31,11 +32,11 @@ _ALLOWED = [
     np.ndarray,
     np.dtype,
     *{type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64)},
-    np._core.multiarray._reconstruct,
-    np._core.multiarray.scalar,
+    multiarray._reconstruct,
+    multiarray.scalar,
     # The names under which NumPy 1 wrote them.
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    (multiarray.scalar, "numpy.core.multiarray.scalar"),
 ]
 
 

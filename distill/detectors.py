@@ -30,7 +30,7 @@ class _Distiller(SingleStageDetector):
         distillation: config of `RegionDistillation`.
     """
 
-    def __init__(self, *args: Any, distillation: dict, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, distillation: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.distillation = MODELS.build(distillation)
         self.adapter = adapter_of(self.bbox_head)
@@ -104,7 +104,14 @@ class LiveDistiller(_Distiller):
         ValueError: the teacher's head or preprocessing is not the student's.
     """
 
-    def __init__(self, *args: Any, teacher: dict, region: dict, data_preprocessor: dict, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        teacher: dict[str, Any],
+        region: dict[str, Any],
+        data_preprocessor: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, data_preprocessor=data_preprocessor, **kwargs)
         self.region = region
         # The initial weights of layers are drawn: without the fork, the student's would not be those of a plain one.

@@ -59,7 +59,7 @@ class GFLStudentHead(LDHead):
         cls_scores: list[Tensor],
         bbox_preds: list[Tensor],
         batch_gt_instances: InstanceList,
-        batch_img_metas: list[dict],
+        batch_img_metas: list[dict[str, Any]],
         batch_gt_instances_ignore: OptInstanceList = None,
     ) -> dict[str, list[Tensor]]:
         """`loss_cls`, `loss_bbox` and `loss_dfl` of every level."""

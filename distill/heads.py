@@ -91,8 +91,9 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         self.box_loss_rows = box_loss_rows
         self._priors: dict[tuple[AnchorGrid, torch.device], Tensor] = {}
         self.reg_max = reg_max
-        self.xywh_range = tuple(xywh_range)
-        self.angle_range = tuple(angle_range)
+        # A config's list compares as a tuple.
+        self.xywh_range = (xywh_range[0], xywh_range[1])
+        self.angle_range = (angle_range[0], angle_range[1])
         super().__init__(*args, **kwargs)
         # Buffer names are those of the published checkpoints.
         self.integral = Integral(reg_max, self.xywh_range)
@@ -129,7 +130,7 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         cls_scores: list[Tensor],
         bbox_preds: list[Tensor],
         batch_gt_instances: InstanceList,
-        batch_img_metas: list[dict],
+        batch_img_metas: list[dict[str, Any]],
         batch_gt_instances_ignore: OptInstanceList = None,
         records: Sequence[BaseDataElement] = (),
     ) -> dict[str, list[Tensor]]:
@@ -156,7 +157,7 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         self,
         cls_scores: list[Tensor],
         batch_gt_instances: InstanceList,
-        batch_img_metas: list[dict],
+        batch_img_metas: list[dict[str, Any]],
         batch_gt_instances_ignore: OptInstanceList = None,
     ) -> Assignment:
         """What the parent's assigner says, by IoU of every prior with every object."""
@@ -178,7 +179,7 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         self,
         cls_scores: list[Tensor],
         batch_gt_instances: InstanceList,
-        batch_img_metas: list[dict],
+        batch_img_metas: list[dict[str, Any]],
         records: Sequence[BaseDataElement],
     ) -> Assignment:
         """The same from `assigned_prior` (m,) and `assigned_object` (m,) of every image, -1: an ignored prior."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ MAIN_WEIGHT = 0.5
 NORMALIZERS = ("per_level", "per_image_level", "global")
 
 Divergence = Callable[[Tensor, Tensor, float], Tensor]
+Settings = dict[str, Any]
 
 
 def row_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -141,7 +143,7 @@ class RegionDistillation(nn.Module):
         normalizer: one of `NORMALIZERS`.
     """
 
-    def __init__(self, loss_ld: dict | None, loss_kd: dict | None, normalizer: str = "per_level") -> None:
+    def __init__(self, loss_ld: Settings | None, loss_kd: Settings | None, normalizer: str = "per_level") -> None:
         super().__init__()
         if normalizer not in NORMALIZERS:
             raise ValueError(f"normalizer is {normalizer!r}; one of {', '.join(NORMALIZERS)} needed")
@@ -175,7 +177,9 @@ class MainRegionDistillation(nn.Module):
         loss_kd: for the class logits of the main region, the mean of a level's rows; None leaves it out.
     """
 
-    def __init__(self, loss_ld: dict | None, loss_ld_vlr: dict | None = None, loss_kd: dict | None = None) -> None:
+    def __init__(
+        self, loss_ld: Settings | None, loss_ld_vlr: Settings | None = None, loss_kd: Settings | None = None
+    ) -> None:
         super().__init__()
         self.loss_ld = None if loss_ld is None else MODELS.build(loss_ld)
         self.loss_ld_vlr = None if loss_ld_vlr is None else MODELS.build(loss_ld_vlr)

@@ -135,7 +135,7 @@ class LoadTeacherTargets(BaseTransform):
     def __init__(
         self,
         cache: str | None = None,
-        region: dict | None = None,
+        region: Mapping[str, Any] | None = None,
         check_image: bool = True,
         assignment: bool = False,
     ) -> None:
@@ -164,7 +164,9 @@ class LoadTeacherTargets(BaseTransform):
             )
         record = self._reader.read(patch_id, flip)
         if self.region is not None:
-            record = self._part_of(record, results, grid_of(self._reader.manifest.head, stored))
+            grid = grid_of(self._reader.manifest.head, stored)
+            assert grid is not None
+            record = self._part_of(record, results, grid, self.region)
         if not self.assignment:
             record = replace(record, assigned_prior=None, assigned_object=None)
         elif record.assigned_prior is None:
@@ -175,15 +177,17 @@ class LoadTeacherTargets(BaseTransform):
         results["record"] = record
         return results
 
-    def _part_of(self, record: TargetRecord, results: dict[str, Any], grid: AnchorGrid) -> TargetRecord:
+    def _part_of(
+        self, record: TargetRecord, results: dict[str, Any], grid: AnchorGrid, region: Mapping[str, Any]
+    ) -> TargetRecord:
         """The rows of this student's own region, with its weights."""
-        prior_index, weight = box_region(results["gt_bboxes"].tensor.numpy(), grid, **self.region)
+        prior_index, weight = box_region(results["gt_bboxes"].tensor.numpy(), grid, **region)
         rows = np.searchsorted(record.prior_index, prior_index)
         inside = np.append(record.prior_index, -1)[rows] == prior_index
         if not inside.all():
             raise ValueError(
                 f"cache {self.cache}, patch {results['img_id']}: prior {prior_index[~inside][0]} of the student's "
-                f"region {self.region} is not stored. Capture a cache with that region"
+                f"region {dict(region)} is not stored. Capture a cache with that region"
             )
         return replace(
             record,

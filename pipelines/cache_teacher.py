@@ -7,8 +7,6 @@ may fill one cache at the same time: give each `--part 1/4`, `--part 2/4` and so
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import json
 import sys
@@ -23,22 +21,17 @@ from cache.quantize import resolve_codec
 from cache.reader import CacheReader
 from cache.storage import Location, locate
 from cache.writer import CacheWriter, Part
+from pipelines.base.arguments import add_config, add_json, make_command_parser, options_of
 from pipelines.base.command import run_command
-from pipelines.base.experiment import add_config_arguments, load_config, require_keys
+from pipelines.base.experiment import load_config, require_keys
 from pipelines.base.files import bytes_on_disk
 from pipelines.capture.cluster import ClusterOptions, add_cluster_arguments, open_cluster
 from pipelines.capture.engine import make_engine
 from pipelines.capture.figures import plan_figures, print_plan, print_probe
-from pipelines.capture.options import CaptureOptions, add_capture_arguments, add_teacher_arguments
+from pipelines.capture.options import CaptureOptions, TeacherOptions, add_capture_arguments, add_teacher_arguments
 from pipelines.capture.planning import plan_views
 from pipelines.capture.probe import Probe
 from pipelines.capture.resume import require_room_for, stored_codecs
-
-EPILOG = """examples:
-  python -m pipelines.cache_teacher --config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth
-  python -m pipelines.cache_teacher --config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth --workers 4
-
-Exit status: 0 done, 1 failed, 2 unusable arguments. The same command continues a stopped capture."""
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -47,9 +40,10 @@ def main(arguments: argparse.Namespace) -> None:
     require_keys(config, ("region", "codec", "classes", "teacher", "cache"), arguments.config)
     requested = resolve_codec(config.codec)
     path = locate(arguments.cache or config.cache)
+    teacher, options = options_of(TeacherOptions, arguments), options_of(CaptureOptions, arguments)
     tell = not arguments.json
-    with open_cluster(ClusterOptions.of(arguments)) as cluster:
-        engine = make_engine(config, CaptureOptions.of(arguments), cluster)
+    with open_cluster(options_of(ClusterOptions, arguments)) as cluster:
+        engine = make_engine(config, teacher, options, cluster)
         plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster)
         if tell:
             print_plan(plan_figures(plan, config))
@@ -129,19 +123,19 @@ def _part(text: str) -> Part:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.cache_teacher",
-        description="Run the frozen teacher over every view of the training set and store its answers.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "cache_teacher",
+        "Run the frozen teacher over every view of the training set and store its answers.",
+        example="--config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth",
+        status="0 done, 1 failed, 2 unusable arguments; the same command continues a stopped capture",
     )
-    add_config_arguments(parser, "the student's config (configs/distill/...)")
+    add_config(parser, "the student's config (configs/distill/...)")
     add_teacher_arguments(parser)
     add_capture_arguments(parser)
     parser.add_argument("--cache", help="the store to fill (default: the student config's cache)")
     parser.add_argument("--part", type=_part, default=Part(), help="a fixed share of the blocks, i/N: for job arrays")
     add_cluster_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the closing figures as JSON")
+    add_json(parser, "the closing figures")
     return parser
 
 

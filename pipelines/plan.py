@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import json
 import sys
 
 from rich.console import Console
 
+from pipelines.base.arguments import add_config, add_json, make_command_parser, options_of
 from pipelines.base.command import positive_int, run_command
-from pipelines.base.experiment import add_config_arguments, load_config, require_keys
+from pipelines.base.experiment import load_config, require_keys
 from pipelines.capture.break_even import break_even
 from pipelines.capture.cluster import ClusterOptions, add_cluster_arguments, open_cluster
 from pipelines.capture.engine import make_engine
 from pipelines.capture.figures import plan_figures, print_plan, print_probe
-from pipelines.capture.options import CaptureOptions, add_capture_arguments, add_teacher_arguments
+from pipelines.capture.options import CaptureOptions, TeacherOptions, add_capture_arguments, add_teacher_arguments
 from pipelines.capture.planning import plan_views
-
-EPILOG = """examples:
-  python -m pipelines.plan --config configs/distill/gwd_r18_1x_dota.py
-  python -m pipelines.plan --config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth --students 3
-
-Exit status: 0 done, 1 failed, 2 unusable arguments."""
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -31,10 +24,11 @@ def main(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.cfg_options)
     with_teacher = arguments.probe or arguments.checkpoint is not None
     require_keys(config, ("region", "classes", *(("codec", "teacher") if with_teacher else ())), arguments.config)
-    # Figures are printed once, at the end, where a program reads them; people see the plan before the probe runs.
+    # A program reads all figures at the end; people see the plan before the probe runs.
+    teacher, options = options_of(TeacherOptions, arguments), options_of(CaptureOptions, arguments)
     tell = not arguments.json
-    with open_cluster(ClusterOptions.of(arguments)) as cluster:
-        engine = make_engine(config, CaptureOptions.of(arguments), cluster) if with_teacher else None
+    with open_cluster(options_of(ClusterOptions, arguments)) as cluster:
+        engine = make_engine(config, teacher, options, cluster) if with_teacher else None
         plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster)
         figures = plan_figures(plan, config)
         if tell:
@@ -53,13 +47,12 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.plan",
-        description="Rows and bytes of a teacher cache from labels; with a teacher also size, time and break-even.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "plan",
+        "Rows and bytes of a teacher cache from labels; with a teacher also size, time and break-even.",
+        example="--config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth --students 3",
     )
-    add_config_arguments(parser, "a student's config (configs/distill/...)")
+    add_config(parser, "a student's config (configs/distill/...)")
     add_teacher_arguments(parser)
     add_capture_arguments(parser)
     parser.add_argument("--probe", action="store_true", help="ask the config's teacher; --checkpoint does so as well")
@@ -67,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--students", type=positive_int, default=1, help="students that will share the cache, for the break-even"
     )
     add_cluster_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    add_json(parser, "the figures")
     return parser
 
 

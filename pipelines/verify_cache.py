@@ -5,8 +5,6 @@ Without `--config` the store alone is checked.
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import json
 import sys
@@ -15,17 +13,12 @@ from dataclasses import asdict
 from cache.quantize import LOGIT_FIELDS
 from cache.reader import CacheReader
 from cache.writer import require_idle
-from pipelines.base.command import available_cores, plain_console, positive_int, printable, run_command
-from pipelines.base.experiment import add_config_arguments, load_config, require_keys
+from pipelines.base.arguments import add_config, add_json, add_workers, make_command_parser, options_of
+from pipelines.base.command import plain_console, positive_int, printable, run_command
+from pipelines.base.experiment import load_config, require_keys
 from pipelines.capture.options import TeacherOptions, add_teacher_arguments
 from pipelines.capture.teacher_check import check_teacher
 from pipelines.capture.verification import Verification, check_config, check_files, check_store
-
-EPILOG = """examples:
-  python -m pipelines.verify_cache --config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth
-  python -m pipelines.verify_cache --cache caches/gwd_r34_dota.zarr
-
-Exit status: 0 nothing is wrong, 1 something is (one line each) or it could not be checked, 2 unusable arguments."""
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -52,7 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
         elif not same:
             found.skipped.append("the teacher: the config is not that of the cache")
         else:
-            teacher = TeacherOptions.of(arguments)
+            teacher = options_of(TeacherOptions, arguments)
             check_teacher(found, config, reader, teacher, sample=arguments.sample, seed=arguments.seed)
     show(found, as_json=arguments.json)
     return 1 if found.findings else 0
@@ -91,22 +84,20 @@ def show(found: Verification, *, as_json: bool) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.verify_cache",
-        description="Check every byte of a cache, its images and labels, and a sample of views against the teacher.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = make_command_parser(
+        "verify_cache",
+        "Check every byte of a cache, its images and labels, and a sample of views against the teacher.",
+        example="--config configs/distill/gwd_r18_1x_dota.py --checkpoint teacher.pth",
+        status="0 nothing is wrong, 1 something is (one line each) or it could not be checked, 2 unusable arguments",
     )
-    add_config_arguments(parser, "the student's config; without it the store alone is checked", required=False)
+    add_config(parser, "the student's config; without it the store alone is checked", required=False)
     parser.add_argument("--cache", help="the store to check (default: the config's cache)")
     add_teacher_arguments(parser)
     parser.add_argument("--no-teacher", action="store_true", help="do not run the teacher")
     parser.add_argument("--sample", type=positive_int, default=8, help="views to choose for the teacher (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice (default: 0)")
-    parser.add_argument(
-        "--workers", type=positive_int, default=available_cores(), help="threads that read (default: all cores)"
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_workers(parser, "threads that read")
+    add_json(parser, "the report")
     return parser
 
 

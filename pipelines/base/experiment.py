@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pipelines.base.openmmlab  # noqa: F401  isort: skip
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmdet.models.task_modules.assigners import BaseAssigner
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 from mmrotate.registry import DATASETS, MODELS, TASK_UTILS
@@ -46,12 +45,6 @@ def register(config: Config) -> None:
     """What `load_config` does beside reading, for a config that comes from another process."""
     import_modules_from_strings(**config.get("custom_imports", {"imports": []}))
     init_default_scope(config.get("default_scope", "mmrotate"))
-
-
-def add_config_arguments(parser: argparse.ArgumentParser, config_help: str, *, required: bool = True) -> None:
-    """`--config` and `--cfg-options`, as `load_config` takes them."""
-    parser.add_argument("--config", required=required, help=config_help)
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override config values: key=value")
 
 
 def require_keys(config: Config, keys: tuple[str, ...], path: str | Path) -> None:

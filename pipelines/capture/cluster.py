@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import dask
@@ -24,7 +24,7 @@ from pipelines.base.command import available_cores, positive_int, warn
 DASHBOARD = "127.0.0.1:8787"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Beside the dashboard, scheduler and workers would answer HTTP with what they are doing.
-NO_HTTP = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+NO_HTTP: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 SETTINGS = {
     # A profile of the workers' Python code that nobody reads.
     "distributed.worker.profile.enabled": False,
@@ -38,10 +38,6 @@ class ClusterOptions:
     workers: int | None = None
     scheduler: str | None = None
     dashboard: bool = False
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Self:
-        return cls(arguments.workers, arguments.scheduler, arguments.dashboard)
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,8 @@ class Cluster:
     def __init__(self, client: Client, *, is_own: bool) -> None:
         self.client = client
         self.is_own = is_own
-        self.address: str = client.scheduler.address
+        assert client.scheduler is not None
+        self.address = str(client.scheduler.address)
         client.subscribe_topic("all", _tell_lost_worker)
 
     @property
@@ -93,7 +90,7 @@ class Cluster:
             for future in waiting:
                 future.release()
 
-    def _result(self, future: Future) -> Any:
+    def _result[Result](self, future: Future[Result]) -> Result:
         try:
             return future.result()
         except KilledWorker as error:
@@ -122,18 +119,17 @@ def open_cluster(options: ClusterOptions) -> Iterator[Cluster | None]:
     """
     if options.dashboard and (options.workers is None or find_spec("bokeh") is None):
         raise ValueError("--dashboard needs --workers, and bokeh in the environment (uv pip install bokeh)")
-    if options.workers is None and options.scheduler is None:
-        yield None
-        return
     with _quiet(), dask.config.set(SETTINGS):
         if options.scheduler is not None:
             with _join(options.scheduler) as client:
                 yield Cluster(client, is_own=False)
-            return
-        with _start(options.workers, dashboard=options.dashboard) as cluster, Client(cluster) as client:
-            if options.dashboard:
-                print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)
-            yield Cluster(client, is_own=True)
+        elif options.workers is not None:
+            with _start(options.workers, dashboard=options.dashboard) as cluster, Client(cluster) as client:
+                if options.dashboard:
+                    print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)
+                yield Cluster(client, is_own=True)
+        else:
+            yield None
 
 
 def _start(workers: int, *, dashboard: bool) -> LocalCluster:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -23,7 +21,7 @@ from pipelines.capture.asking import TeacherViews
 from pipelines.capture.capture import capture_blocks
 from pipelines.capture.cluster import Cluster, Shared
 from pipelines.capture.identity import describe_capture, load_teacher
-from pipelines.capture.options import CaptureOptions
+from pipelines.capture.options import CaptureOptions, TeacherOptions
 from pipelines.capture.probe import Probe, run_probe
 
 
@@ -37,18 +35,20 @@ class Engine(Protocol):
         """Capture every missing block of the writer's part. Returns the bytes written."""
 
 
-def make_engine(config: Config, options: CaptureOptions, cluster: Cluster | None) -> Engine:
+def make_engine(config: Config, teacher: TeacherOptions, options: CaptureOptions, cluster: Cluster | None) -> Engine:
     """The engine that the command line asks for; a teacher that is missing or does not fit is told now."""
-    return InProcess(config, options) if cluster is None else OnCluster(config, options, cluster)
+    if cluster is None:
+        return InProcess(config, teacher, options)
+    return OnCluster(config, teacher, options, cluster)
 
 
 class InProcess:
     """The teacher in this process, with loader processes before it and a writing thread after it."""
 
-    def __init__(self, config: Config, options: CaptureOptions) -> None:
+    def __init__(self, config: Config, teacher: TeacherOptions, options: CaptureOptions) -> None:
         self.config = config
         self.options = options
-        self.teacher = load_teacher(config, options.teacher)
+        self.teacher = load_teacher(config, teacher)
 
     def describe(self, plan: Plan, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:
         self.asked = TeacherViews(self.config, plan, self.teacher, self.options)
@@ -75,10 +75,10 @@ class OnCluster:
     This process holds the store's lock. It neither loads images nor asks a teacher, so it may run where no GPU is.
     """
 
-    def __init__(self, config: Config, options: CaptureOptions, cluster: Cluster) -> None:
+    def __init__(self, config: Config, teacher: TeacherOptions, options: CaptureOptions, cluster: Cluster) -> None:
         self.cluster = cluster
         threads = torch.get_num_threads()
-        self.job = Shared(worker.Job(config, options, threads, is_own=cluster.is_own))
+        self.job = Shared(worker.Job(config, teacher, options, threads, is_own=cluster.is_own))
         device = cluster.run(worker.load, job=self.job)
         cores = available_cores()
         if cluster.is_own and device == "cpu" and cluster.num_workers * threads > cores:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ def load_teacher(config: Config, options: TeacherOptions) -> FrozenTeacher:
         ValueError: it cannot be loaded, or its head or preprocessing is not that of the config's student.
     """
     teacher = FrozenTeacher.load(
-        options.config or config.teacher.config, options.checkpoint or config.teacher.checkpoint
+        options.teacher or config.teacher.config, options.checkpoint or config.teacher.checkpoint
     )
     require_same_interface(describe_student(config), teacher.interface())
     return teacher.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from typing import Self
 
 from cache.plan import VIEWS_PER_BLOCK
 from pipelines.base.command import positive_int
@@ -17,13 +16,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 class TeacherOptions:
     """Which teacher, and where it runs; None leaves files to the student's config and the device to the machine."""
 
-    config: str | None = None
+    teacher: str | None = None
     checkpoint: str | None = None
     device: str | None = None
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Self:
-        return cls(arguments.teacher, arguments.checkpoint, arguments.device)
 
 
 @dataclass(frozen=True)
@@ -34,14 +29,9 @@ class CaptureOptions:
     that load images; 0 where the asking one does.
     """
 
-    teacher: TeacherOptions = TeacherOptions()
     patches_per_batch: int = 1
     dtype: str = "float32"
     loaders: int = 0
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Self:
-        return cls(TeacherOptions.of(arguments), arguments.patches_per_batch, arguments.dtype, arguments.loaders)
 
 
 def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:

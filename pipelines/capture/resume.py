@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
 
 from cache.layout import open_root
+from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import FieldCodec, codecs_of
 from cache.reader import CacheReader
@@ -23,7 +22,7 @@ def stored_codecs(path: Location, requested: Mapping[str, Any]) -> dict[str, Fie
     """The codecs of a store that is being resumed: fixed before its first block. None where there is no store."""
     if not path.exists():
         return None
-    stored = open_root(path, allow_unfinished=True).attrs.asdict()["codec"]
+    stored = Manifest.from_json(open_root(path, allow_unfinished=True).attrs.asdict()).codec
     for field, value in requested.items():
         if stored["requested"][field] != value:
             raise ValueError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +34,7 @@ def check_teacher(
     plan, stored = reader.plan, reader.manifest.numeric
     patches_per_batch = stored["views_per_batch"] // len(reader.manifest.views["flips"])
     # No loader processes: a handful of patches does not repay them.
-    asked = TeacherViews(config, plan, teacher, CaptureOptions(options, patches_per_batch, stored["dtype"], loaders=0))
+    asked = TeacherViews(config, plan, teacher, CaptureOptions(patches_per_batch, stored["dtype"]))
     for name, ours, theirs in differences(describe_numeric(asked), stored, "numeric"):
         found.notes.append(f"{name} is {theirs} in the cache but {ours} here: logits may differ in their last bits")
 
@@ -95,9 +93,9 @@ def compare_patch(reader: CacheReader, answer: PatchLogits, tally: TeacherTally)
         tally.views += 1
         tally.rows += len(record)
         problem = compare_view(record, answer, rows, tally)
-        if not problem and answer.assigned and record.assigned_prior is not None:
-            stored = record.assigned_prior, record.assigned_object
-            if not all(map(np.array_equal, stored, answer.assigned[place])):
+        if not problem and answer.assigned and record.assigned_prior is not None and record.assigned_object is not None:
+            stored = np.stack([record.assigned_prior, record.assigned_object])
+            if not np.array_equal(stored, np.stack(answer.assigned[place])):
                 problem = "its planned assignment is not the one that labels and assigner give"
         if problem:
             cure = f"Capture a new cache: make cache-teacher CACHE=<not {reader.path}>"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import platform
 import threading
 from collections.abc import Iterator
@@ -28,7 +26,7 @@ from pipelines.capture.asking import TeacherViews
 from pipelines.capture.capture import capture_blocks
 from pipelines.capture.cluster import Shared
 from pipelines.capture.identity import describe_capture, load_teacher
-from pipelines.capture.options import CaptureOptions
+from pipelines.capture.options import CaptureOptions, TeacherOptions
 from pipelines.capture.probe import Probe, run_probe
 
 # The threads of a worker take turns: one teacher has all that it may use.
@@ -44,6 +42,7 @@ class Job:
     """
 
     config: Config
+    teacher: TeacherOptions
     options: CaptureOptions
     threads: int
     is_own: bool
@@ -91,7 +90,7 @@ def _at_work(job: Shared[Job]) -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _teacher(job: Shared[Job]) -> FrozenTeacher:
-    config, options = job.value.config, job.value.options.teacher
+    config, options = job.value.config, job.value.teacher
     register(config)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if job.value.is_own and device == "cuda":
