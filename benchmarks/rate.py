@@ -38,6 +38,7 @@ from distill.rows import Rows, Targets
 from distill.teacher import FrozenTeacher
 from pipelines.base.experiment import load_config
 from pipelines.capture.asking import PatchLogits, TeacherViews
+from pipelines.capture.kept import PatchRegions
 from pipelines.capture.loading import PatchViews
 from pipelines.capture.measured import measure_error
 from pipelines.capture.options import CaptureOptions
@@ -250,7 +251,8 @@ def gradient_batches(asked: TeacherViews) -> list[tuple[Tensor, Targets]]:
 def one_view(views: PatchViews, flip: int) -> PatchViews:
     """A patch under one of its flips alone."""
     one = slice(flip, flip + 1)
-    return PatchViews(views.patch, views.images[one], views.prior_index[one], views.weight[one])
+    regions = PatchRegions(views.regions.prior_index[one], views.regions.weight[one])
+    return PatchViews(views.patch, views.images[one], regions)
 
 
 def gradient(student: nn.Module, images: Tensor, targets: Targets) -> Tensor:

@@ -28,6 +28,7 @@ from pipelines.base.files import bytes_on_disk
 from pipelines.capture.cluster import ClusterOptions, add_cluster_arguments, open_cluster
 from pipelines.capture.engine import make_engine
 from pipelines.capture.figures import plan_figures, print_plan, print_probe
+from pipelines.capture.kept import KeptRegions
 from pipelines.capture.options import CaptureOptions, TeacherOptions, add_capture_arguments, add_teacher_arguments
 from pipelines.capture.planning import plan_views
 from pipelines.capture.probe import Probe
@@ -44,11 +45,12 @@ def main(arguments: argparse.Namespace) -> None:
     tell = not arguments.json
     with open_cluster(options_of(ClusterOptions, arguments)) as cluster:
         engine = make_engine(config, teacher, options, cluster)
-        plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster)
+        kept = KeptRegions()
+        plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster, kept)
         if tell:
             print_plan(plan_figures(plan, config))
         codecs = stored_codecs(path, requested)
-        sections, probe = engine.describe(plan, probe=codecs is None)
+        sections, probe = engine.describe(plan, kept, probe=codecs is None)
         if probe is not None:
             codecs = dict(probe.codecs)
             if tell:

@@ -15,6 +15,7 @@ from pipelines.capture.break_even import break_even
 from pipelines.capture.cluster import ClusterOptions, add_cluster_arguments, open_cluster
 from pipelines.capture.engine import make_engine
 from pipelines.capture.figures import plan_figures, print_plan, print_probe
+from pipelines.capture.kept import KeptRegions
 from pipelines.capture.options import CaptureOptions, TeacherOptions, add_capture_arguments, add_teacher_arguments
 from pipelines.capture.planning import plan_views
 
@@ -29,11 +30,12 @@ def main(arguments: argparse.Namespace) -> None:
     tell = not arguments.json
     with open_cluster(options_of(ClusterOptions, arguments)) as cluster:
         engine = make_engine(config, teacher, options, cluster) if with_teacher else None
-        plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster)
+        kept = KeptRegions() if with_teacher else None
+        plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster, kept)
         figures = plan_figures(plan, config)
         if tell:
             print_plan(figures)
-        probe = engine.describe(plan, probe=True)[1] if engine is not None else None
+        probe = engine.describe(plan, kept, probe=True)[1] if engine is not None else None
     if probe is not None:
         pays = break_even(plan, probe, config, arguments.students)
         figures |= {"probe": probe.figures(), "break_even": pays.figures()}

@@ -16,6 +16,7 @@ from cache.plan import Plan
 from cache.quantize import subtract_row_max
 from distill.rows import Rows
 from distill.teacher import FrozenTeacher
+from pipelines.capture.kept import KeptRegions
 from pipelines.capture.loading import PatchViews, PlannedPatches
 from pipelines.capture.options import DTYPES, CaptureOptions
 
@@ -42,13 +43,20 @@ class TeacherViews:
     Batches are whole patches of one size, so that an answer does not depend on who else is asked about.
     """
 
-    def __init__(self, config: Config, plan: Plan, teacher: FrozenTeacher, options: CaptureOptions) -> None:
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        teacher: FrozenTeacher,
+        options: CaptureOptions,
+        kept: KeptRegions | None = None,
+    ) -> None:
         if options.dtype not in DTYPES:
             raise ValueError(f"capture dtype is {options.dtype!r}; one of {', '.join(DTYPES)} needed")
         self.plan = plan
         self.teacher = teacher
         self.options = options
-        self.patches = PlannedPatches(config, plan)
+        self.patches = PlannedPatches(config, plan, kept)
 
     def batches(self, patches: Sequence[int]) -> list[list[int]]:
         """Consecutive patches of one size, at most `patches_per_batch` together."""
@@ -65,7 +73,7 @@ class TeacherViews:
         """Teacher forward on the views of patches of one size, rows gathered."""
         device = self.teacher.device
         inputs = self.teacher.preprocess([image for views in patches for image in views.images])
-        regions = [torch.from_numpy(index) for views in patches for index in views.prior_index]
+        regions = [torch.from_numpy(index) for views in patches for index in views.regions.prior_index]
         started = time.perf_counter()
         dtype = self.options.dtype
         with torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32"):
@@ -75,17 +83,17 @@ class TeacherViews:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = (time.perf_counter() - started) / len(patches)
-        rows = [sum(map(len, views.prior_index)) for views in patches]
+        rows = [sum(map(len, views.regions.prior_index)) for views in patches]
         parts = zip(logits.cls_logits.split(rows), logits.box_logits.split(rows), strict=True)
         return [
             PatchLogits(
                 patch=views.patch,
                 seconds=seconds,
-                prior_index=np.concatenate(views.prior_index).astype(np.uint32),
-                weight=np.concatenate(views.weight),
+                prior_index=np.concatenate(views.regions.prior_index).astype(np.uint32),
+                weight=np.concatenate(views.regions.weight),
                 cls_logits=cls_logits,
                 box_logits=subtract_row_max(box_logits),
-                assigned=views.assigned,
+                assigned=views.regions.assigned,
             )
             for views, (cls_logits, box_logits) in zip(patches, parts, strict=True)
         ]

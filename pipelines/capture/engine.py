@@ -21,6 +21,7 @@ from pipelines.capture.asking import TeacherViews
 from pipelines.capture.capture import capture_blocks
 from pipelines.capture.cluster import Cluster, Shared
 from pipelines.capture.identity import describe_capture, load_teacher
+from pipelines.capture.kept import KeptRegions
 from pipelines.capture.options import CaptureOptions, TeacherOptions
 from pipelines.capture.probe import Probe, run_probe
 
@@ -28,8 +29,11 @@ from pipelines.capture.probe import Probe, run_probe
 class Engine(Protocol):
     """Runs the teacher over the views of a plan."""
 
-    def describe(self, plan: Plan, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:
-        """The manifest but for its plan and codec; and what a probe says, where one is asked for."""
+    def describe(self, plan: Plan, kept: KeptRegions | None, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:
+        """The manifest but for its plan and codec; and what a probe says, where one is asked for.
+
+        `kept` are the regions that planning has found in this process.
+        """
 
     def fill(self, writer: CacheWriter) -> int:
         """Capture every missing block of the writer's part. Returns the bytes written."""
@@ -50,8 +54,8 @@ class InProcess:
         self.options = options
         self.teacher = load_teacher(config, teacher)
 
-    def describe(self, plan: Plan, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:
-        self.asked = TeacherViews(self.config, plan, self.teacher, self.options)
+    def describe(self, plan: Plan, kept: KeptRegions | None, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:
+        self.asked = TeacherViews(self.config, plan, self.teacher, self.options, kept)
         sections = describe_capture(self.config, self.asked)
         return sections, run_probe(self.asked, self.config.codec, sections) if probe else None
 
@@ -87,7 +91,7 @@ class OnCluster:
                 f"{max(1, cores // cluster.num_workers)} in the environment gives each its own. The cache records it"
             )
 
-    def describe(self, plan: Plan, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:
+    def describe(self, plan: Plan, kept: KeptRegions | None, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:
         sections, found = self.cluster.run(worker.describe, job=self.job, plan=plan, probe=probe)
         return sections, replace(found, seconds=found.seconds / self.cluster.num_workers) if found else None
 

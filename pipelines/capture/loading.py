@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor
@@ -13,30 +12,26 @@ from torch.utils.data import DataLoader, Dataset
 
 from cache.plan import Plan
 from cache.view import FLIPS
+from pipelines.capture.kept import KeptRegions, PatchRegions
 from pipelines.capture.views import TrainingViews
 
 
 @dataclass(frozen=True)
 class PatchViews:
-    """All views of one patch; F flips.
-
-    images: (F, 3, H, W) uint8. prior_index, weight: F arrays of the views' regions. assigned: F pairs of the planned
-    assignment; none where it is not planned.
-    """
+    """All views of one patch by its position in the plan: images (F, 3, H, W) uint8 of F flips, and their regions."""
 
     patch: int
     images: Tensor
-    prior_index: list[np.ndarray]
-    weight: list[np.ndarray]
-    assigned: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+    regions: PatchRegions
 
 
 class PlannedPatches(Dataset[PatchViews]):
-    """The patches of a plan, by their position in it."""
+    """The patches of a plan, by their position in it; `kept` are regions that planning has found."""
 
-    def __init__(self, config: Config, plan: Plan) -> None:
+    def __init__(self, config: Config, plan: Plan, kept: KeptRegions | None = None) -> None:
         self.views = TrainingViews(config, pixels=True)
         self.plan = plan
+        self.kept = kept
         self.flips = [FLIPS[code] for code in sorted(set(plan.view_flip.tolist()))]
 
     def __len__(self) -> int:
@@ -45,23 +40,17 @@ class PlannedPatches(Dataset[PatchViews]):
     def __getitem__(self, patch: int) -> PatchViews:
         patch_id = self.plan.patch_ids[patch]
         planned = tuple(self.plan.patch_shape[patch].tolist())
-        images, indices, weights, assigned = [], [], [], []
-        for flip in self.flips:
-            sample = self.views.sample(patch_id, flip)
+        samples = [self.views.sample(patch_id, flip) for flip in self.flips]
+        for sample in samples:
             shape = sample.grid.height, sample.grid.width
             if shape != planned:
                 raise ValueError(
                     f"image {self.views.info(patch_id)['img_path']}: decoded shape is {shape} with padding but its "
                     f"header says {planned}"
                 )
-            prior_index, weight = self.views.region(sample)
-            images.append(sample.image)
-            indices.append(prior_index)
-            weights.append(weight)
-            pair = self.views.assignment(sample)
-            if pair is not None:
-                assigned.append(pair)
-        return PatchViews(patch, torch.stack(images), indices, weights, assigned)
+        regions = None if self.kept is None else self.kept.find(patch_id)
+        images = torch.stack([sample.image for sample in samples])
+        return PatchViews(patch, images, regions or self.views.regions(samples))
 
     def load(self, patches: Sequence[int], loaders: int) -> Iterator[PatchViews]:
         """The views of some patches, in order; by `loaders` processes, or by this one where there are none."""

@@ -16,6 +16,7 @@ from cache.plan import VIEWS_PER_BLOCK, Plan, PlannedPatch, make_plan
 from pipelines.base.experiment import register
 from pipelines.base.progress import progress
 from pipelines.capture.cluster import Cluster, Shared
+from pipelines.capture.kept import KeptRegions, PatchRegions
 from pipelines.capture.loading import unchanged
 from pipelines.capture.views import TrainingViews
 
@@ -24,53 +25,64 @@ PATCHES_PER_TASK = 64
 
 
 def plan_views(
-    config: Config, loaders: int, views_per_block: int = VIEWS_PER_BLOCK, cluster: Cluster | None = None
+    config: Config,
+    loaders: int,
+    views_per_block: int = VIEWS_PER_BLOCK,
+    cluster: Cluster | None = None,
+    kept: KeptRegions | None = None,
 ) -> Plan:
-    """Search the regions of every view of the student's training set; on a cluster where there is one."""
-    patches = PatchPlanner(config)
-    found = _planned_by_loaders(patches, loaders) if cluster is None else _planned_by_workers(patches, config, cluster)
+    """Search the regions of every view of the student's training set; on a cluster where there is one.
+
+    What is found is kept in `kept`, but not on a cluster.
+    """
+    patches = PatchPlanner(config, hand_on=kept is not None)
     planned = []
     with progress("plan", len(patches), "patches") as advance:
-        for some in found:
-            planned += some
-            advance(len(some))
+        if cluster is None:
+            for patch, regions in _planned_by_loaders(patches, loaders):
+                planned.append(patch)
+                if kept is not None and regions is not None:
+                    kept.keep(patch.patch_id, regions)
+                advance(1)
+        else:
+            for some in _planned_by_workers(patches, config, cluster):
+                planned += some
+                advance(len(some))
     return make_plan(planned, patches.views.flips, views_per_block=views_per_block)
 
 
-class PatchPlanner(Dataset[PlannedPatch]):
-    """Every patch of the training set with its digests and row counts."""
+class PatchPlanner(Dataset[tuple[PlannedPatch, PatchRegions | None]]):
+    """Every patch of the training set with its digests and row counts, and with the regions that they count."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, hand_on: bool = False) -> None:
         self.views = TrainingViews(config, pixels=False)
+        self.hand_on = hand_on
         self.patch_ids = self.views.patch_ids
 
     def __len__(self) -> int:
         return len(self.patch_ids)
 
-    def __getitem__(self, index: int) -> PlannedPatch:
+    def __getitem__(self, index: int) -> tuple[PlannedPatch, PatchRegions | None]:
         views, patch_id = self.views, self.patch_ids[index]
         content = Path(views.info(patch_id)["img_path"]).read_bytes()
-        counts, assigned = [], []
-        for flip in views.flips:
-            sample = views.sample(patch_id, flip, content)
-            prior_index, _ = views.region(sample)
-            counts.append(sample.grid.level_counts(prior_index))
-            pair = views.assignment(sample)
-            if pair is not None:
-                assigned.append(len(pair[0]))
-        return PlannedPatch(
+        samples = [views.sample(patch_id, flip, content) for flip in views.flips]
+        regions = views.regions(samples)
+        grid = samples[0].grid
+        counts = [grid.level_counts(prior_index) for prior_index in regions.prior_index]
+        assigned = [len(prior) for prior, _ in regions.assigned]
+        patch = PlannedPatch(
             patch_id=patch_id,
             image_sha256=hashlib.sha256(content).digest(),
             label_sha256=views.label_digest(patch_id),
-            shape=(sample.grid.height, sample.grid.width),
+            shape=(grid.height, grid.width),
             level_counts=np.stack(counts),
             assigned_counts=np.asarray(assigned) if assigned else None,
         )
+        return patch, regions if self.hand_on else None
 
 
-def _planned_by_loaders(patches: PatchPlanner, loaders: int) -> Iterator[list[PlannedPatch]]:
-    loader = DataLoader(patches, batch_size=None, num_workers=min(loaders, len(patches)), collate_fn=unchanged)
-    return ([patch] for patch in loader)
+def _planned_by_loaders(patches: PatchPlanner, loaders: int) -> Iterator[tuple[PlannedPatch, PatchRegions | None]]:
+    return iter(DataLoader(patches, batch_size=None, num_workers=min(loaders, len(patches)), collate_fn=unchanged))
 
 
 def _planned_by_workers(patches: PatchPlanner, config: Config, cluster: Cluster) -> Iterator[list[PlannedPatch]]:
@@ -82,7 +94,7 @@ def _planned_by_workers(patches: PatchPlanner, config: Config, cluster: Cluster)
 def _plan_some(positions: Sequence[int], *, config: Shared[Config]) -> list[PlannedPatch]:
     """In a worker."""
     patches = _planner_of(config)
-    return [patches[position] for position in positions]
+    return [patches[position][0] for position in positions]
 
 
 @lru_cache(maxsize=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from cache.grid import AnchorGrid, padded_shape
 from distill.region import box_region
 from distill.transforms import describe_views
 from pipelines.base.experiment import build_adapter, build_assigner, entries_of, training_set, view_pipeline
+from pipelines.capture.kept import PatchRegions
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ class TrainingViews:
         """The priors of an image of this size, once it is padded."""
         shape = padded_shape((height, width), self.pad_size_divisor)
         return self._grids.setdefault(shape, self.adapter.grid(*shape))
+
+    def regions(self, samples: Sequence[ViewSample]) -> PatchRegions:
+        """Regions and planned assignments of a patch's views."""
+        found = [self.region(sample) for sample in samples]
+        assigned = [pair for pair in map(self.assignment, samples) if pair is not None]
+        return PatchRegions([prior_index for prior_index, _ in found], [weight for _, weight in found], assigned)
 
     def region(self, sample: ViewSample) -> tuple[np.ndarray, np.ndarray]:
         """(n,) sorted prior indices and (n,) weights of a view's region."""
