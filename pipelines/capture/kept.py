@@ -40,7 +40,7 @@ class KeptRegions:
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         self._limit = shutil.disk_usage(tempfile.gettempdir()).free // 2 if limit is None else limit
         self._places: dict[str, tuple[int, int]] = {}
-        self._end = 0
+        self.size = 0
 
     def keep(self, patch_id: str, regions: PatchRegions) -> None:
         """Keep a patch's regions, where there is room."""
@@ -54,10 +54,10 @@ class KeptRegions:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         content = buffer.getvalue()
-        if self._end + len(content) <= self._limit:
+        if self.size + len(content) <= self._limit:
             self._file.write(content)
-            self._places[patch_id] = self._end, len(content)
-            self._end += len(content)
+            self._places[patch_id] = self.size, len(content)
+            self.size += len(content)
 
     def find(self, patch_id: str) -> PatchRegions | None:
         """A patch's regions as they were kept; None where they were not."""

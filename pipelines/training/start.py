@@ -14,10 +14,12 @@ import torch
 from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from cache.manifest import require_equal
 from distill.checkpoint import use_safe_loading
 from pipelines.base.arguments import add_config, add_work_dir
 from pipelines.base.experiment import load_config
 from pipelines.base.runner import ConciseRunner
+from pipelines.training.kind import kind_of
 from pipelines.training.run_record import forget_run_record, write_run_record
 from pipelines.training.watch import TrainingWatch
 
@@ -70,9 +72,11 @@ def train(config: Config) -> None:
     """Run the config's training loop; its work folder gets `run.json` at the end.
 
     Raises:
-        ValueError: patches or a pretrained backbone are missing.
+        ValueError: patches or a pretrained backbone are missing, or a live teacher has other classes.
     """
     require_training_images(config)
+    if kind_of(config) == "live":
+        require_classes_of_teacher(config)
     if config.get("load_from") is None and not config.resume:
         require_pretrained(config.model)
     watch = TrainingWatch(config)
@@ -96,6 +100,22 @@ def require_training_images(config: Config) -> None:
             f"no training patches at {folder}. Make them with: make data CONFIG=<this config>, and for DOTA "
             "DOTA_ROOT=<folder>"
         )
+
+
+def require_classes_of_teacher(config: Config) -> None:
+    """Refuse a live teacher of other classes than the training set; the rest `LiveDistiller` compares itself.
+
+    Raises:
+        ValueError: naming both lists.
+    """
+    student = config.train_dataloader.dataset.metainfo.classes
+    teacher = load_config(config.model.teacher.config).get("classes", student)
+    require_equal(
+        {"head": {"classes": list(student)}},
+        {"head": {"classes": list(teacher)}},
+        cure="Teacher and student must share classes and their order",
+        whose=("in the teacher", "in the student"),
+    )
 
 
 def require_pretrained(model: Mapping[str, Any]) -> None:
