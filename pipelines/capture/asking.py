@@ -17,7 +17,7 @@ from cache.quantize import subtract_row_max
 from distill.rows import Rows
 from distill.teacher import FrozenTeacher
 from pipelines.capture.kept import KeptRegions
-from pipelines.capture.loading import PatchViews, PlannedPatches
+from pipelines.capture.loading import PatchDataset, PatchViews
 from pipelines.capture.options import DTYPES, CaptureOptions
 
 
@@ -56,7 +56,7 @@ class TeacherViews:
         self.plan = plan
         self.teacher = teacher
         self.options = options
-        self.patches = PlannedPatches(config, plan, kept)
+        self.patches = PatchDataset(config, plan, kept)
 
     def batches(self, patches: Sequence[int]) -> list[list[int]]:
         """Consecutive patches of one size, at most `patches_per_batch` together."""

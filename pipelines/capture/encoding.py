@@ -13,7 +13,7 @@ from cache.layout import ERROR_COLUMNS
 from cache.quantize import LOGIT_FIELDS, FieldCodec
 from distill.adapter import HeadAdapter
 from pipelines.capture.asking import PatchLogits
-from pipelines.capture.loading import PlannedPatches
+from pipelines.capture.loading import PatchDataset
 from pipelines.capture.measured import measure_box_change, measure_error
 
 # Rows of a block, evenly spaced, whose boxes are compared: rotated IoU costs microseconds a pair on a CPU.
@@ -33,7 +33,7 @@ class BlockTargets:
 class BlockEncoder:
     """Quantises the answers for the patches of a block, and measures what that has done to them."""
 
-    patches: PlannedPatches
+    patches: PatchDataset
     adapter: HeadAdapter
     codecs: Mapping[str, FieldCodec]
 

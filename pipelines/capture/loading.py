@@ -25,7 +25,7 @@ class PatchViews:
     regions: PatchRegions
 
 
-class PlannedPatches(Dataset[PatchViews]):
+class PatchDataset(Dataset[PatchViews]):
     """The patches of a plan, by their position in it; `kept` are regions that planning has found."""
 
     def __init__(self, config: Config, plan: Plan, kept: KeptRegions | None = None) -> None:
