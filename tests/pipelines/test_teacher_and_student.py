@@ -154,7 +154,8 @@ LIVE_REFUSALS = [
 @pytest.mark.parametrize(("option", "message"), LIVE_REFUSALS)
 def test_a_live_teacher_is_compared_as_well(project: Project, tmp_path, capfd, option: str, message: str) -> None:
     teacher = f"config={project.config('teacher')}", f"checkpoint={project.checkpoint}"
-    options = [*(f"model.teacher.{part}" for part in teacher), option]
+    # Two runs of one second would share a logger.
+    options = [*(f"model.teacher.{part}" for part in teacher), option, f"experiment_name={tmp_path.name}"]
     arguments = ["--config", project.config("live"), "--work-dir", tmp_path, "--cfg-options", *options]
     assert call(train, *arguments) == 1
     assert message in capfd.readouterr().err.splitlines()[-1]

@@ -129,10 +129,10 @@ def precision(monkeypatch) -> dict[str, set[torch.dtype]]:
         seen["network"] |= {level.dtype for part in maps for level in part}
         return maps
 
-    def watched_losses(self, cls_scores, bbox_preds, assigned):
+    def watched_losses(self, maps, assigned):
         assert not torch.is_autocast_enabled("cpu")
-        seen["detection"] |= {level.dtype for level in (*cls_scores, *bbox_preds)}
-        return losses_of(self, cls_scores, bbox_preds, assigned)
+        seen["detection"] |= {level.dtype for part in maps for level in part}
+        return losses_of(self, maps, assigned)
 
     def watched_distillation(self, student, teacher, *args):
         losses = distillation(self, student, teacher, *args)
