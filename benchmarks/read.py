@@ -27,11 +27,12 @@ import numcodecs.zstd
 import numpy as np
 import zarr
 
-from cache.layout import ERROR_COLUMNS, RECORD_FIELDS, array_of, open_root
+from cache.layout import ERROR_COLUMNS, RECORD_FIELDS
 from cache.manifest import Manifest
 from cache.plan import Plan, PlannedPatch, make_plan
 from cache.quantize import CODED_FIELDS, LOGIT_FIELDS, ValueRange, choose_codecs, codecs_of, subtract_row_max
 from cache.reader import CacheReader
+from cache.store import Store
 from cache.view import FLIPS
 from cache.writer import CacheWriter
 
@@ -40,7 +41,6 @@ RANGES = {"cls_logits": ValueRange(-9.0, 3.0), "box_logits": ValueRange(-15.0, 0
 CODECS = choose_codecs("default", RANGES)
 OPENED_VIEWS = (100, 100_000)
 FUSED = "FusedCodecPipeline"
-BATCH = 8
 
 Record = dict[str, np.ndarray]
 Reader = Callable[[Sequence[int]], list[Record]]
@@ -128,8 +128,7 @@ def make_readers(folder: Path, plan: Plan, manifest: Manifest) -> dict[str, Read
         }
 
     def through_cache_reader(indices: Sequence[int]) -> list[Record]:
-        pairs = [(views[index].patch_id, views[index].flip) for index in indices]
-        records = cache.read_many(pairs) if len(pairs) > 1 else [cache.read(*pairs[0])]
+        records = [cache.read(views[index].patch_id, views[index].flip) for index in indices]
         return [{name: getattr(record, name) for name in RECORD_FIELDS} for record in records]
 
     def through_zarr(arrays: dict[str, Any]) -> Reader:
@@ -142,7 +141,6 @@ def make_readers(folder: Path, plan: Plan, manifest: Manifest) -> dict[str, Read
     readers: dict[str, Reader] = {
         "raw copy (`np.load`)": _raw_copies(folder / "raw", plan, path, decoded),
         "TensorStore, `CacheReader.read`": through_cache_reader,
-        f"TensorStore, `CacheReader.read_many` of {BATCH}": through_cache_reader,
         "zarr-python, default": through_zarr(_zarr_arrays(path)),
     }
     if hasattr(zarr.core.codec_pipeline, FUSED):
@@ -158,8 +156,8 @@ def make_readers(folder: Path, plan: Plan, manifest: Manifest) -> dict[str, Read
 
 
 def _zarr_arrays(path: Path) -> dict[str, Any]:
-    root = open_root(path)
-    return {name: array_of(root, name) for name in RECORD_FIELDS}
+    store = Store(path)
+    return {name: store.array(name) for name in RECORD_FIELDS}
 
 
 def _stored_codes(path: Path, plan: Plan, index: int) -> Record:
@@ -222,10 +220,10 @@ def measure(readers: dict[str, Reader], plan: Plan, repeats: int) -> dict[str, l
     seconds: dict[str, list[float]] = {name: [] for name in readers}
     for _ in range(repeats):
         for name, reader in readers.items():
-            indices = random.integers(plan.num_views, size=BATCH if "read_many" in name else 1).tolist()
+            index = int(random.integers(plan.num_views))
             began = time.perf_counter()
-            reader(indices)
-            seconds[name].append((time.perf_counter() - began) / len(indices))
+            reader([index])
+            seconds[name].append(time.perf_counter() - began)
     return seconds
 
 

@@ -33,6 +33,7 @@ from cache.layout import ERROR_COLUMNS
 from cache.plan import Plan, PlannedPatch, make_plan
 from cache.quantize import CODED_FIELDS, FieldCodec
 from cache.reader import CacheReader
+from cache.store import Store
 from cache.verify import verify_block, verify_metadata
 from cache.view import FLIPS
 from cache.writer import CacheWriter
@@ -299,10 +300,10 @@ def verify_store(path: Path, workers: int) -> dict[str, Any]:
     began = time.perf_counter()
     findings = verify_metadata(path)
     metadata_seconds = time.perf_counter() - began
-    plan = CacheReader(path).plan
-    blocks = list(range(plan.num_blocks))
+    store = Store(path)
+    blocks = list(range(store.num_blocks))
     findings += map_and_add(
-        lambda block: verify_block(path, block, plan), blocks, [], workers=workers, description="verify", unit="blocks"
+        lambda block: verify_block(store, block), blocks, [], workers=workers, description="verify", unit="blocks"
     )
     assert not findings, findings[0]
     return {"metadata_seconds": metadata_seconds, "workers": workers}

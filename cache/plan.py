@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -81,10 +81,20 @@ class Plan:
     @cached_property
     def assigned_per_block(self) -> np.ndarray:
         """(B,) int64 rows of the planned assignment; zeros without one."""
-        if self.assigned_start is None or self.assigned_stop is None:
-            return np.zeros(self.num_blocks, dtype=np.int64)
-        rows = self.assigned_stop.astype(np.int64) - self.assigned_start
+        start, stop = self.row_ranges.get("assigned", (self.block, self.block))
+        rows = stop.astype(np.int64) - start
         return np.bincount(self.block, weights=rows, minlength=self.num_blocks).astype(np.int64)
+
+    @cached_property
+    def row_ranges(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """(V,) first row of each view in its block, and one past its last.
+
+        Of the region as "row"; of the assignment, where it is planned, as "assigned".
+        """
+        ranges = {"row": (self.row_start, self.row_stop)}
+        if self.assigned_start is not None and self.assigned_stop is not None:
+            ranges["assigned"] = self.assigned_start, self.assigned_stop
+        return ranges
 
     def view(self, view_index: int) -> View:
         return View(self.patch_ids[self.view_patch[view_index]], FLIPS[self.view_flip[view_index]])
@@ -102,9 +112,7 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """The plan's part of the manifest: counts and digests, of constant size."""
         names = "\n".join(self.patch_ids).encode()
-        placement = [self.view_patch, self.block, self.row_start, self.row_stop]
-        if self.assigned_start is not None and self.assigned_stop is not None:
-            placement += [self.assigned_start, self.assigned_stop]
+        placement = [self.view_patch, self.block, *chain(*self.row_ranges.values())]
         return {
             "num_patches": len(self.patch_ids),
             "num_views": self.num_views,
@@ -124,7 +132,7 @@ def make_plan(patches: Sequence[PlannedPatch], flips: Sequence[str], *, views_pe
     block with the fewest rows that has room: the layout depends on nothing but the counts and the ids.
 
     Raises:
-        ValueError: no patch, the same id twice or one that is no file name, or a flip that is unknown or named twice.
+        ValueError: no patch; an id given twice, or one that cannot name a file; a flip that is unknown or named twice.
     """
     if not patches:
         raise ValueError("the plan has no patch: the training set is empty")
@@ -175,7 +183,7 @@ def require_patch_ids(patch_ids: Sequence[str], place: str) -> None:
     for patch_id in patch_ids:
         if not _is_file_name(patch_id):
             raise ValueError(
-                f"{place}: patch id {patch_id!a} is no file name: printable text without / and \\ is needed. "
+                f"{place}: patch id {patch_id!a} cannot name a file: printable text without / and \\ is needed. "
                 "Rename its files"
             )
 

@@ -1,39 +1,25 @@
 """Reading a cache: view -> record, about a millisecond.
 
-zarr-python reads manifest, plan and commits; TensorStore reads records and is opened by whoever loads the first one:
-it runs threads, so a process forked after that cannot use it (TensorStore would abort it; the reader refuses first).
+zarr-python reads manifest and plan; TensorStore reads records and is opened by whoever loads the first one: it runs
+threads, so a process forked after that cannot use it (TensorStore would abort it; the reader refuses first).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache.layout import (
-    ASSIGNED_FIELDS,
-    ArraySpec,
-    StoreSizes,
-    array_of,
-    manifest_specs,
-    names_of,
-    open_root,
-    read_plan,
-    require_arrays,
-    require_block_objects,
-    require_commits,
-    require_rows,
-)
-from cache.manifest import Manifest
+from cache.documents import verify_documents
+from cache.layout import ASSIGNED_FIELDS, row_kind
 from cache.plan import Plan
 from cache.quantize import codecs_of
-from cache.storage import Folder, Location, Place, describe_unanswered, locate
-from cache.verify import verify_documents
+from cache.storage import Location, Place
+from cache.store import Store
 from cache.view import View, flip_code
 
 # The process that opened TensorStore first, among this one and those that it was forked from.
@@ -69,38 +55,31 @@ class CacheReader:
     Opening reads the root metadata only; the plan is read with the first question about views.
 
     Args:
-        path: a folder, or `s3://bucket/name.zarr`.
+        place: a folder, `s3://bucket/name.zarr`, or a store that is open.
 
     Raises:
-        ValueError: the path is no teacher cache of this format.
+        ValueError: there is no teacher cache of this format.
     """
 
-    def __init__(self, path: Place) -> None:
-        self.location = locate(path)
-        self.path: Path | str = self.location.path if isinstance(self.location, Folder) else str(self.location)
-        self._root = open_root(self.location)
-        self.manifest = Manifest.from_json(self._root.attrs.asdict())
+    def __init__(self, place: Place | Store) -> None:
+        self.store = place if isinstance(place, Store) else Store(place)
+        self.location, self.manifest = self.store.location, self.store.manifest
+        self.path = str(self.location)
         self._codecs = codecs_of(self.manifest.codec)
         self._arrays: dict[str, Any] = {}
-        self._committed: set[int] = set()
-        # Chunks whose frames have been looked at, by field and block.
-        self._checked: dict[tuple[str, int], set[int]] = {}
-        self._prefetched: dict[int, _PendingRecord] = {}
+        # Blocks that are committed and whose chunks become what they should.
+        self._readable: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """A reader travels to other processes closed; they open their own handles."""
-        return {"path": self.path}
+        return {"place": self.location}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
+        self.__init__(state["place"])  # type: ignore[misc]
 
-    @cached_property
+    @property
     def plan(self) -> Plan:
-        return read_plan(self._root)
-
-    @cached_property
-    def _specs(self) -> dict[str, ArraySpec]:
-        return manifest_specs(StoreSizes.of_plan(self.plan), self.manifest)
+        return self.store.plan
 
     @cached_property
     def _patch_position(self) -> dict[str, int]:
@@ -108,9 +87,7 @@ class CacheReader:
 
     def missing_blocks(self) -> list[int]:
         """Blocks without a commit; none in a complete cache."""
-        require_commits(self.location, require_arrays(self.location, self.manifest)["committed"])
-        committed = np.asarray(array_of(self._root, "committed")[...])
-        return [int(block) for block in np.flatnonzero(~committed.any(axis=1))]
+        return self.store.missing_blocks()
 
     def require_complete(self) -> None:
         """Refuse a cache whose capture has not finished, or whose manifest or plan is damaged.
@@ -118,7 +95,7 @@ class CacheReader:
         Raises:
             ValueError: naming the damaged object or the number of missing blocks, and the cure.
         """
-        damage = verify_documents(self.path)
+        damage = verify_documents(self.location)
         if damage:
             raise ValueError(f"cache {self.path} is damaged: {damage[0]}")
         missing = self.missing_blocks()
@@ -184,106 +161,56 @@ class CacheReader:
                 was forked from one that has read records.
         """
         view_index = self.view_index(patch_id, flip)
-        if view_index in self._prefetched:
-            return self._finish(self._prefetched.pop(view_index))
-        return self._finish(self._start(view_index))
-
-    def read_many(self, views: Sequence[tuple[str, str]]) -> list[TargetRecord]:
-        """The records of (patch id, flip) pairs, in their order; all are read at once."""
-        self.prefetch(views)
-        return [self.read(patch_id, flip) for patch_id, flip in views]
-
-    def prefetch(self, views: Iterable[tuple[str, str]]) -> None:
-        """Start reading records that `read` will ask for; they are held until then."""
-        for patch_id, flip in views:
-            view_index = self.view_index(patch_id, flip)
-            if view_index not in self._prefetched:
-                self._prefetched[view_index] = self._start(view_index)
-
-    def _start(self, view_index: int) -> _PendingRecord:
         block = int(self.plan.block[view_index])
-        self._require_committed(block)
+        if block not in self._readable:
+            self._require_readable(block)
         _require_tensorstore_process()
         if not self._arrays:
-            self._arrays = _open_arrays(self.location, names_of(self._root).record)
+            self._arrays = _open_arrays(self.location, self.store.names.record)
         rows = {name: self._rows(name, view_index) for name in self._arrays}
-        for name in self._arrays:
-            # TensorStore stops a zstd chunk at its shape, but gives blosc what the chunk asks for.
-            if self._specs[name].byte_shuffle:
-                self._require_rows(name, block, rows[name])
-        return _PendingRecord(
-            view_index,
-            {
+        try:
+            # All fields at once; a block without rows has no objects to ask.
+            futures = {
                 name: array[block, rows[name]].read()
                 for name, array in self._arrays.items()
-                # A block without rows has no objects to ask.
                 if rows[name].start < rows[name].stop
-            },
-        )
-
-    def _require_rows(self, name: str, block: int, rows: slice) -> None:
-        """Refuse rows whose chunks would decompress to anything but their shape; each chunk is looked at once."""
-        spec, seen = self._specs[name], self._checked.setdefault((name, block), set())
-        chunks = range(rows.start // spec.chunks[1], -(-rows.stop // spec.chunks[1]))
-        if not seen.issuperset(chunks):
-            require_rows(self.location, spec, block, rows)
-            seen.update(chunks)
-
-    def _rows(self, field: str, view_index: int) -> slice:
-        """Where a view's rows of a field lie in its block."""
-        plan = self.plan
-        start, stop = plan.row_start, plan.row_stop
-        if field in ASSIGNED_FIELDS:
-            assert plan.assigned_start is not None
-            assert plan.assigned_stop is not None
-            start, stop = plan.assigned_start, plan.assigned_stop
-        return slice(int(start[view_index]), int(stop[view_index]))
-
-    def _finish(self, pending: _PendingRecord) -> TargetRecord:
-        _require_tensorstore_process()
-        view = self.plan.view(pending.view_index)
-        try:
+            }
             stored = {
-                name: pending.futures[name].result()
-                if name in pending.futures
+                name: futures[name].result()
+                if name in futures
                 else np.empty((0, *array.shape[2:]), dtype=array.dtype.numpy_dtype)
                 for name, array in self._arrays.items()
             }
         except ValueError as error:
-            unanswered = describe_unanswered(self.location, error)
-            if unanswered is not None:
-                raise ValueError(f"cache {self.path}, view {view}: {unanswered}") from error
             # TensorStore's own text names the object and what is wrong with it.
-            raise ValueError(f"cache {self.path}, view {view}: {error}. Run make verify-cache") from error
+            reason = self.location.describe_unanswered(error) or f"{error}. Run make verify-cache"
+            raise ValueError(f"cache {self.path}, view {self.plan.view(view_index)}: {reason}") from error
         prior_index = stored["prior_index"].astype(np.int64)
         if (np.diff(prior_index) <= 0).any() or not (stored["weight"] > 0).all():
+            view = self.plan.view(view_index)
             raise ValueError(f"cache {self.path}, view {view}: the record is damaged. Run make verify-cache")
         return TargetRecord(
             prior_index,
-            self._codecs["weight"].decode(stored["weight"]),
-            self._codecs["cls_logits"].decode(stored["cls_logits"]),
-            self._codecs["box_logits"].decode(stored["box_logits"]),
+            **{name: codec.decode(stored[name]) for name, codec in self._codecs.items()},
             **{name: stored[name].astype(np.int64) for name in ASSIGNED_FIELDS if name in stored},
         )
 
-    def _require_committed(self, block: int) -> None:
-        if block in self._committed:
-            return
-        require_block_objects(self.location, self._specs, block)
-        if not np.asarray(array_of(self._root, "committed")[block]).any():
+    def _rows(self, field: str, view_index: int) -> slice:
+        """Where a view's rows of a field lie in its block."""
+        start, stop = self.plan.row_ranges[row_kind(field)]
+        return slice(int(start[view_index]), int(stop[view_index]))
+
+    def _require_readable(self, block: int) -> None:
+        """Refuse a block that was never captured, or that asks for more memory than planned; once a block."""
+        # TensorStore stops a zstd chunk at its shape, but gives blosc what the chunk asks for.
+        names = self.store.names.record
+        self.store.require_block(block, [name for name in names if self.store.specs[name].byte_shuffle])
+        if not self.store.is_committed(block):
             raise ValueError(
                 f"cache {self.path}: block {block} was never captured. "
                 f"Finish the capture with: make cache-teacher CACHE={self.path}"
             )
-        self._committed.add(block)
-
-
-@dataclass(frozen=True)
-class _PendingRecord:
-    """A record on its way: one future a field, none where the view has no rows."""
-
-    view_index: int
-    futures: dict[str, Any]
+        self._readable.add(block)
 
 
 def _require_tensorstore_process() -> None:
@@ -328,7 +255,7 @@ def _open_arrays(location: Location, names: Iterable[str]) -> dict[str, Any]:
     try:
         return {name: future.result() for name, future in opened.items()}
     except ValueError as error:
-        unanswered = describe_unanswered(location, error)
+        unanswered = location.describe_unanswered(error)
         if unanswered is None:
             raise
         raise ValueError(f"cache {location}: {unanswered}") from error

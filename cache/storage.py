@@ -1,52 +1,21 @@
-"""Where a store lies: in a folder, or below a prefix of an S3 bucket (`s3://bucket/name.zarr`).
-
-The only place that knows how the two are reached. Endpoint and credentials of S3 come from the environment, under the
-names that AWS gives them (docs/object-stores.md); no secret is kept here, so none can be printed or stored.
-"""
+"""Where a store lies: objects by key, in a folder or on S3 (`cache.s3`)."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from typing import Any
 
-import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import S3Store
-from zarr.abc.store import ByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import MemoryStore, ObjectStore, StoreLike
+from zarr.storage import StoreLike
 
-READ_CACHE_BYTES = 128 * 2**20
-"""Decoded chunks and shard indices that a process which reads records from S3 keeps in memory."""
-
-ATTEMPTS = 10
-"""How often a request to S3 is sent before it has failed, where AWS_MAX_ATTEMPTS does not say."""
-
-STALL_SECONDS = 60
-"""An answer of which no byte comes for so long has failed, and is asked for again."""
-
-# What may name credentials that obstore and TensorStore both find. Profiles (~/.aws) are not among them: obstore reads
-# none. An instance role needs its endpoint named: looked for elsewhere, it is minutes until it is not found.
-CREDENTIAL_VARIABLES = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_METADATA_ENDPOINT",
-)
-# TensorStore's codes of requests that S3 has not answered, or has refused; the others speak of the object.
-UNANSWERED = ("ABORTED", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE")
-ANSWER_CURE = "Check AWS_ENDPOINT_URL and the network, then run the same command again"
-PERMISSION_CURE = "Check the credentials (AWS_ACCESS_KEY_ID ...) and what the bucket allows them"
+from cache import locks
 
 
 class StorageError(OSError):
@@ -54,18 +23,18 @@ class StorageError(OSError):
 
 
 class Location(ABC):
-    """Where a store lies: objects by key, as `plan/zarr.json`. Its text is what users give and are told."""
+    """Where a store lies: objects by key, as `plan/zarr.json`. Its text is what users give and are told.
+
+    Reading raises FileNotFoundError where there is no such object, and StorageError where S3 does not answer, or
+    refuses.
+    """
 
     is_remote = False
 
     @property
-    @abstractmethod
     def name(self) -> str:
         """The last part of the path."""
-
-    @abstractmethod
-    def zarr_store(self) -> StoreLike:
-        """What zarr-python opens."""
+        return PurePath(str(self)).name
 
     @abstractmethod
     def exists(self) -> bool:
@@ -73,12 +42,11 @@ class Location(ABC):
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """An object's bytes.
+        """An object's bytes."""
 
-        Raises:
-            FileNotFoundError: there is no such object.
-            StorageError: the object store does not answer, or refuses.
-        """
+    @abstractmethod
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Parts of an object, each given by its first byte and its length; shorter where the object ends."""
 
     @abstractmethod
     def size(self, key: str) -> int | None:
@@ -89,28 +57,16 @@ class Location(ABC):
         """Keys of all objects below `prefix` (empty, or ending in a slash), with their sizes."""
 
     @abstractmethod
+    def write(self, objects: Mapping[str, bytes]) -> None:
+        """Write objects by key, each whole or not at all; they are durable when this returns."""
+
+    @abstractmethod
     def delete(self, key: str) -> None:
         """Remove an object; nothing where there is none."""
 
     @abstractmethod
-    def url(self, key: str) -> str:
-        """How users name an object."""
-
-    @abstractmethod
-    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Parts of an object, each given by its first byte and its length; shorter where the object ends.
-
-        Raises:
-            FileNotFoundError, StorageError: as `read`.
-        """
-
-    def problem(self, key: str, limit: int) -> str | None:
-        """Why an object must not be opened: larger than `limit` bytes, say; None where it may be, or is absent."""
-        size = self.size(key)
-        return None if size is None or size <= limit else f"has {size:,} bytes; at most {limit:,} are possible"
-
-    def has(self, key: str) -> bool:
-        return self.size(key) is not None
+    def zarr_store(self) -> StoreLike:
+        """What zarr-python opens."""
 
     @abstractmethod
     def tensorstore_spec(self, key: str) -> dict[str, Any]:
@@ -120,25 +76,67 @@ class Location(ABC):
         """What TensorStore's arrays of one reader share; None where each has its own."""
         return None
 
+    def describe_unanswered(self, error: Exception) -> str | None:
+        """What TensorStore says, and the cure, where S3 has not answered or has refused; None for what an object is."""
+        return None
+
+    def has(self, key: str) -> bool:
+        return self.size(key) is not None
+
+    def url(self, key: str) -> str:
+        """How users name an object."""
+        return f"{self}/{key}"
+
+    def problem(self, key: str, limit: int) -> str | None:
+        """Why an object must not be opened: larger than `limit` bytes, say; None where it may be, or is absent."""
+        size = self.size(key)
+        return None if size is None or size <= limit else f"has {size:,} bytes; at most {limit:,} are possible"
+
+    # What a folder can do beyond an object store. On S3 there are no locks: captures of one manifest write the same
+    # bytes, in any order.
+
+    @abstractmethod
+    def create(self, objects: Mapping[str, bytes], blocks: range) -> AbstractContextManager[Any] | None:
+        """Lay out a new store, or on S3 claim its address with the root document.
+
+        Returns the lock on the blocks; None where somebody else has made a store meanwhile, or nothing can be locked.
+        """
+
+    def lock(self, blocks: range) -> AbstractContextManager[Any]:
+        """Keep other captures out of these blocks while the context is open."""
+        return nullcontext()
+
+    def only_writer(self, block: int) -> AbstractContextManager[None]:
+        """Wait until no other process writes the block."""
+        return nullcontext()
+
+    def require_idle(self) -> None:  # noqa: B027
+        """Refuse a store that a capture is writing at this moment; on S3 nobody can tell.
+
+        Raises:
+            ValueError: it is being written.
+        """
+
+    def delete_partial(self, prefix: str) -> None:  # noqa: B027
+        """Remove what a killed process left half-written below a prefix."""
+
+    def disk(self) -> Path | None:
+        """The folder that holds the store, whose disk may fill up; None for S3."""
+        return None
+
 
 @dataclass(frozen=True)
 class Folder(Location):
-    """A store in a local folder."""
+    """A store in a local folder.
+
+    Not through obstore's LocalStore: that follows links, which may lead a foreign store's reader anywhere, does not
+    list files of every name, and cannot flush what it has written.
+    """
 
     path: Path
 
     def __str__(self) -> str:
         return str(self.path)
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    def zarr_store(self) -> StoreLike:
-        return self.path
-
-    def tensorstore_spec(self, key: str) -> dict[str, Any]:
-        return {"kvstore": {"driver": "file", "path": f"{self.path / key}/"}}
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -166,7 +164,7 @@ class Folder(Location):
             if stat.S_ISLNK(status.st_mode):
                 return f"{key[:end]} is a symbolic link; a store holds plain files"
         if not stat.S_ISREG(status.st_mode):
-            return "is no plain file"
+            return "is not a plain file"
         if status.st_size > limit:
             return f"has {status.st_size:,} bytes; at most {limit:,} are possible"
         return None
@@ -183,11 +181,17 @@ class Folder(Location):
                     found[file.relative_to(self.path).as_posix()] = file.stat().st_size
         return found
 
-    def delete(self, key: str) -> None:
-        (self.path / key).unlink(missing_ok=True)
-
-    def url(self, key: str) -> str:
-        return str(self.path / key)
+    def write(self, objects: Mapping[str, bytes]) -> None:
+        for key, data in objects.items():
+            file = self.path / key
+            partial = file.with_name(f"{file.name}.partial")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # Not through what already lies there: it could be a link.
+            with open(partial, "xb") as opened:
+                opened.write(data)
+            partial.replace(file)
+        for key in objects:
+            self.sync(key)
 
     def sync(self, key: str) -> None:
         """Flush a written object: a commit must never be on disk before what it covers."""
@@ -197,173 +201,51 @@ class Folder(Location):
         finally:
             os.close(descriptor)
 
+    def delete(self, key: str) -> None:
+        (self.path / key).unlink(missing_ok=True)
 
-class Memory(Location):
-    """Objects on their way to an object store."""
-
-    def __init__(self) -> None:
-        self._objects: dict[str, Buffer] = {}
-
-    def __str__(self) -> str:
-        return "memory"
-
-    @property
-    def name(self) -> str:
-        return "memory"
+    def delete_partial(self, prefix: str) -> None:
+        for file in (self.path / prefix).rglob("*.partial"):
+            file.unlink()
 
     def zarr_store(self) -> StoreLike:
-        return MemoryStore(self._objects)
+        return self.path
 
     def tensorstore_spec(self, key: str) -> dict[str, Any]:
-        raise AssertionError("a store is read where it lies, not on its way there")
+        return {"kvstore": {"driver": "file", "path": f"{self.path / key}/"}}
 
-    def exists(self) -> bool:
-        return bool(self._objects)
+    def create(self, objects: Mapping[str, bytes], blocks: range) -> AbstractContextManager[Any] | None:
+        """Beside its path, then renamed into place: the store exists whole, and locked, or not at all."""
+        draft = self.path.with_name(f".{self.path.name}.draft")
+        with locks.only_creator(draft, self.path) as is_ours:
+            if not is_ours:
+                return None
+            # What a killed capture left of its draft.
+            for entry in draft.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            for key, data in objects.items():
+                (draft / key).parent.mkdir(parents=True, exist_ok=True)
+                (draft / key).write_bytes(data)
+            lock = locks.lock_blocks(draft, blocks)
+            try:
+                # Fails where something else has been put there meanwhile: it is never replaced.
+                draft.rename(self.path)
+            except BaseException:
+                lock.close()
+                raise
+            return lock
 
-    def read(self, key: str) -> bytes:
-        if key not in self._objects:
-            raise FileNotFoundError(key)
-        return self._objects[key].to_bytes()
+    def lock(self, blocks: range) -> AbstractContextManager[Any]:
+        return locks.lock_blocks(self.path, blocks)
 
-    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        data = self.read(key)
-        return [data[start : start + length] for start, length in ranges]
+    def only_writer(self, block: int) -> AbstractContextManager[None]:
+        return locks.only_writer(self.path, block)
 
-    def size(self, key: str) -> int | None:
-        return len(self._objects[key]) if key in self._objects else None
+    def require_idle(self) -> None:
+        locks.require_idle(self.path)
 
-    def sizes(self, prefix: str = "") -> dict[str, int]:
-        return {key: len(value) for key, value in self._objects.items() if key.startswith(prefix)}
-
-    def delete(self, key: str) -> None:
-        self._objects.pop(key, None)
-
-    def url(self, key: str) -> str:
-        return key
-
-
-@dataclass(frozen=True)
-class Bucket(Location):
-    """A store below a prefix of an S3 bucket."""
-
-    bucket: str
-    prefix: str
-    is_remote = True
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}"
-
-    @property
-    def path(self) -> str:
-        return str(self)
-
-    @property
-    def name(self) -> str:
-        return PurePosixPath(self.prefix).name
-
-    @property
-    def client(self) -> S3Store:
-        """The connection of this process.
-
-        Raises:
-            ValueError: the environment names no credentials, or a connection that cannot be used.
-        """
-        return _s3_client(self.bucket, self.prefix, S3Settings.of_environment(), os.environ.get("AWS_ACCESS_KEY_ID"))
-
-    def zarr_store(self) -> StoreLike:
-        return _ReadOnlyObjects(self)
-
-    def tensorstore_spec(self, key: str) -> dict[str, Any]:
-        """With a bounded cache: what is committed does not change, so nothing that was read is asked for again."""
-        settings = S3Settings.of_environment()
-        endpoint = {} if settings.endpoint is None else {"endpoint": settings.endpoint}
-        return {
-            "kvstore": {
-                "driver": "s3",
-                "bucket": self.bucket,
-                "path": f"{self.prefix}/{key}/",
-                "aws_region": settings.region,
-                **endpoint,
-            },
-            "recheck_cached_data": "open",
-        }
-
-    def tensorstore_context(self) -> dict[str, Any]:
-        """What all arrays of a reader share."""
-        # TensorStore waits for ever unless its HTTP client is told, and only the environment tells it.
-        os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(STALL_SECONDS))
-        os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
-        settings = S3Settings.of_environment()
-        return {
-            "cache_pool": {"total_bytes_limit": READ_CACHE_BYTES},
-            "aws_credentials": {"type": settings.credentials},
-            "s3_request_retries": {
-                "max_retries": max(1, settings.attempts - 1),
-                "initial_delay": "100ms",
-                "max_delay": "15s",
-            },
-        }
-
-    def exists(self) -> bool:
-        with _s3_errors(f"{self} cannot be listed"):
-            return _retried(lambda: any(batch for batch in obstore.list(self.client, chunk_size=1)))
-
-    def read(self, key: str) -> bytes:
-        with _s3_errors(f"{self.url(key)} cannot be read"):
-            return _retried(lambda: bytes(obstore.get(self.client, key).bytes()))
-
-    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        if not ranges:
-            return []
-        starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
-        with _s3_errors(f"{self.url(key)} cannot be read"):
-            parts = _retried(lambda: obstore.get_ranges(self.client, key, starts=starts, lengths=lengths))
-            return [bytes(part) for part in parts]
-
-    def size(self, key: str) -> int | None:
-        try:
-            with _s3_errors(f"{self.url(key)} cannot be read"):
-                return _retried(lambda: int(obstore.head(self.client, key)["size"]))
-        except FileNotFoundError:
-            return None
-
-    def sizes(self, prefix: str = "") -> dict[str, int]:
-        with _s3_errors(f"{self.url(prefix)} cannot be listed"):
-            batches = _retried(lambda: list(obstore.list(self.client, prefix=prefix or None)))
-            return {entry["path"]: int(entry["size"]) for batch in batches for entry in batch}
-
-    def delete(self, key: str) -> None:
-        with _s3_errors(f"{self.url(key)} cannot be deleted"):
-            _retried(lambda: obstore.delete(self.client, key))
-
-    def url(self, key: str) -> str:
-        return f"{self}/{key}"
-
-    def put(self, key: str, data: bytes) -> None:
-        """Write an object, whole or not at all; it is durable when this returns."""
-        with _s3_errors(f"{self.url(key)} cannot be written"):
-            # In one request: the parts of a killed multipart upload would stay, unseen, and be paid for.
-            _retried(lambda: obstore.put(self.client, key, data, use_multipart=False))
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write an object where there is none; False where there is one. Of several callers one gets True."""
-        try:
-            with _s3_errors(f"{self.url(key)} cannot be written"):
-                _retried(lambda: obstore.put(self.client, key, data, use_multipart=False, mode="create"))
-        except AlreadyExistsError:
-            return False
-        return True
-
-    def download(self, key: str, file: Path) -> None:
-        """Write an object into a file, a piece at a time."""
-
-        def fetch() -> None:
-            with open(file, "wb") as opened:
-                for piece in obstore.get(self.client, key).stream():
-                    opened.write(piece)
-
-        with _s3_errors(f"{self.url(key)} cannot be read"):
-            _retried(fetch)
+    def disk(self) -> Path:
+        return self.path
 
 
 Place = str | Path | Location
@@ -374,7 +256,7 @@ def locate(place: Place) -> Location:
     """Where a store lies.
 
     Raises:
-        ValueError: a text that starts like an address on S3 and is none.
+        ValueError: a text that starts like an address on S3 but is not one.
     """
     if isinstance(place, Location):
         return place
@@ -388,190 +270,7 @@ def locate(place: Place) -> Location:
             "an object store's address is s3://bucket/name.zarr, with a bucket in lower case and a name, without keys; "
             "credentials come from the environment (docs/object-stores.md)"
         )
+    # Not before a store is on S3: importing its client takes time, and not every machine reaches S3.
+    from cache.s3 import Bucket
+
     return Bucket(match[1], match[2])
-
-
-@dataclass(frozen=True)
-class S3Settings:
-    """How S3 is reached, without any secret.
-
-    endpoint: None for AWS itself. credentials: the kind, in TensorStore's words. attempts: of a request.
-    """
-
-    endpoint: str | None
-    region: str
-    credentials: str
-    attempts: int
-
-    @classmethod
-    def of_environment(cls) -> S3Settings:
-        """One set of variables for obstore and TensorStore.
-
-        Raises:
-            ValueError: no credentials, an endpoint with keys in it, or a number of attempts that is none.
-        """
-        endpoint = _first_set("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-        if endpoint is not None and not re.fullmatch(r"https?://[^@/?#]+/?", endpoint):
-            raise ValueError(
-                "AWS_ENDPOINT_URL must be http://host:port or https://host, without keys, path or query. Correct it; "
-                "credentials have variables of their own (docs/object-stores.md)"
-            )
-        if os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true", "yes"):
-            credentials = "anonymous"
-        elif os.environ.get("AWS_ACCESS_KEY_ID"):
-            credentials = "environment"
-        elif _first_set(*CREDENTIAL_VARIABLES):
-            credentials = "default"
-        else:
-            raise ValueError(
-                "no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true "
-                "for a public bucket (docs/object-stores.md)"
-            )
-        attempts = _first_set("AWS_MAX_ATTEMPTS") or str(ATTEMPTS)
-        if not attempts.isdecimal() or int(attempts) < 1:
-            raise ValueError(f"AWS_MAX_ATTEMPTS is {attempts!r}; a whole number from 1 on is needed")
-        return cls(
-            endpoint=endpoint.rstrip("/") if endpoint is not None else None,
-            region=_first_set("AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1",
-            credentials=credentials,
-            attempts=int(attempts),
-        )
-
-
-def describe_unanswered(location: Location, error: Exception) -> str | None:
-    """What TensorStore says, and the cure, where S3 has not answered or has refused; None for what an object is."""
-    text = str(error)
-    if not location.is_remote or text.partition(":")[0] not in UNANSWERED:
-        return None
-    # Without the specification that follows: it is long, and says what the address says.
-    reason = text.partition(" [tensorstore_spec=")[0]
-    return f"{reason}. {PERMISSION_CURE if "http_response_code='403'" in text else ANSWER_CURE}"
-
-
-def _first_set(*variables: str) -> str | None:
-    """The first of these variables that is set and not empty."""
-    return next((value for value in map(os.environ.get, variables) if value), None)
-
-
-# The process whose connections these are, among this one and those that it was forked from.
-_s3_process: int | None = None
-
-
-@lru_cache(maxsize=64)
-def _s3_connection(bucket: str, prefix: str, settings: S3Settings, key_id: str | None) -> S3Store:
-    # Secrets are read by obstore itself. The key's name is an argument so that new credentials make a new connection.
-    endpoint = {} if settings.endpoint is None else {"endpoint": settings.endpoint}
-    return S3Store(
-        bucket,
-        prefix=prefix,
-        region=settings.region,
-        skip_signature=settings.credentials == "anonymous",
-        client_options={
-            "allow_http": (settings.endpoint or "").startswith("http://"),
-            "connect_timeout": timedelta(seconds=10),
-            "read_timeout": timedelta(seconds=STALL_SECONDS),
-            # Of the whole request: a large object may take its time.
-            "timeout": timedelta(minutes=15),
-        },
-        retry_config={
-            "max_retries": settings.attempts - 1,
-            "retry_timeout": timedelta(minutes=3),
-            "backoff": {
-                "init_backoff": timedelta(milliseconds=50),
-                "max_backoff": timedelta(seconds=15),
-                "base": 2,
-            },
-        },
-        **endpoint,  # type: ignore[arg-type]
-    )
-
-
-def _s3_client(bucket: str, prefix: str, settings: S3Settings, key_id: str | None) -> S3Store:
-    """A connection, kept for the next request.
-
-    Raises:
-        ValueError: in a process forked after the first connection, where every request would wait for ever.
-    """
-    global _s3_process
-    if _s3_process is None:
-        _s3_process = os.getpid()
-    elif _s3_process != os.getpid():
-        raise ValueError(
-            f"s3://{bucket}/{prefix} cannot be reached from a process forked from one that has reached S3: start "
-            "workers with the method forkserver (DataLoader: multiprocessing_context='forkserver')"
-        )
-    return _s3_connection(bucket, prefix, settings, key_id)
-
-
-@contextmanager
-def _s3_errors(what: str) -> Iterator[None]:
-    """obstore's errors in one line, with a cure; a missing object and a lost race stay what they are."""
-    try:
-        yield
-    except AlreadyExistsError:
-        raise
-    except BaseError as error:
-        first, *rest = str(error).splitlines()
-        code = re.search(r"<Code>(\w+)</Code>", " ".join(rest))
-        reason = first.partition(": <?xml")[0].rstrip(": .") + (f" ({code[1]})" if code else "")
-        refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
-        raise StorageError(f"{what}: {reason}. {PERMISSION_CURE if refused else ANSWER_CURE}") from error
-
-
-def _is_broken_off(error: BaseError) -> bool:
-    """Whether an answer began and broke off, which obstore tries again for some answers only."""
-    return "body error" in str(error)
-
-
-def _retried[Answer](ask: Callable[[], Answer]) -> Answer:
-    """The answer to a request that may be repeated."""
-    for _ in range(S3Settings.of_environment().attempts - 1):
-        try:
-            return ask()
-        except BaseError as error:
-            if not _is_broken_off(error):
-                raise
-    return ask()
-
-
-async def _retried_async[Answer](ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """The same for zarr-python, which asks asynchronously."""
-    for _ in range(S3Settings.of_environment().attempts - 1):
-        try:
-            return await ask()
-        except BaseError as error:
-            if not _is_broken_off(error):
-                raise
-    return await ask()
-
-
-class _ReadOnlyObjects(ObjectStore[S3Store]):
-    """zarr-python's view of a store on S3: its errors are ours, and its text the address."""
-
-    def __init__(self, location: Bucket) -> None:
-        super().__init__(location.client, read_only=True)
-        self._location = location
-
-    def __str__(self) -> str:
-        return str(self._location)
-
-    def with_read_only(self, read_only: bool = False) -> _ReadOnlyObjects:
-        assert read_only, "a store on S3 is written object by object"
-        return self
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        with _s3_errors(f"{self._location.url(key)} cannot be read"):
-            ask = super().get
-            return await _retried_async(lambda: ask(key, prototype, byte_range))
-
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        with _s3_errors(f"{self._location} cannot be read"):
-            ask, wanted = super().get_partial_values, list(key_ranges)
-            return await _retried_async(lambda: ask(prototype, wanted))
-
-    async def exists(self, key: str) -> bool:
-        with _s3_errors(f"{self._location.url(key)} cannot be read"):
-            ask = super().exists
-            return await _retried_async(lambda: ask(key))

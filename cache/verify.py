@@ -1,7 +1,6 @@
-"""Is every byte of a store what its capture wrote? And what is in a block?
+"""Is every byte of a store what its capture wrote?
 
-Pure functions on a store's path: `verify_metadata` once, `verify_block` and `block_statistics` for every block. They
-share nothing, so a pipeline maps them over the blocks as it likes.
+`verify_metadata` once, `verify_block` for every block. Blocks share nothing, so a pipeline maps over them as it likes.
 
 Every object is under a SHA-256 that stands in another object: metadata and plan in `documents`, a block's objects in
 its commit. The two that hold the digests end in a CRC-32C, as all chunks do. Digests say that something is wrong; the
@@ -10,270 +9,117 @@ chunks' own checksums then say where.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-import google_crc32c
-import numcodecs.zstd  # type: ignore[import-untyped]
 import numpy as np
-import zarr
 
-from cache.frames import content_bytes, largest_encoded
+from cache.commits import read_commit, stored_block_digest
+from cache.documents import Finding, metadata_cure, surplus, verify_documents
 from cache.grid import grid_of
 from cache.layout import (
     ASSIGNED_FIELDS,
     DOCUMENTS_CHUNK,
-    ERROR_COLUMNS,
     POISON_INDEX,
-    RECORD_FIELDS,
-    ArrayNames,
-    ArraySpec,
-    StoreSizes,
-    array_of,
-    block_digest,
-    block_keys,
     commit_key,
-    document_digest,
-    manifest_specs,
-    names_of,
     object_key,
-    open_root,
-    plan_chunk_keys,
-    read_plan,
-    require_arrays,
-    require_block_objects,
-    require_created,
-    require_rows,
     rows_in_block,
 )
-from cache.manifest import Manifest, first_difference
+from cache.manifest import first_difference
 from cache.plan import Plan
-from cache.quantize import CODED_FIELDS, LOGIT_FIELDS, FieldCodec
-from cache.storage import Location, Place, StorageError, locate
+from cache.quantize import CODED_FIELDS, FieldCodec
+from cache.storage import Place, StorageError, locate
+from cache.store import Store
+from cache.trust import require_chunks
 
-# Histogram bins of logits that are stored as floats; values outside are counted in the outer bins.
-FLOAT_EDGES = np.linspace(-64.0, 64.0, 257)
-WEIGHT_EDGES = np.linspace(0.0, 1.0, 51)
-# Rows decoded at a time, so that memory does not grow with the block.
-ROWS_AT_ONCE = 65536
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong: the object (its key in the store), what about it, and the cure."""
-
-    object: str
-    problem: str
-    cure: str
-
-    def __str__(self) -> str:
-        return f"{self.object}: {self.problem}. {self.cure}"
+# What is wrong with an object, and its key.
+Problem = tuple[str, str]
 
 
-def verify_metadata(path: Place) -> list[Finding]:
+def verify_metadata(place: Place) -> list[Finding]:
     """Check all that is not a block: metadata documents, plan, completeness, files that do not belong.
 
     Raises:
-        ValueError: there is no cache at `path`.
+        ValueError: there is no cache at `place`.
     """
-    path = locate(path)
-    damage = verify_documents(path)
+    location = locate(place)
+    damage = verify_documents(location)
     if damage:
         # How many blocks there are, and what they hold, nobody can tell before this is repaired.
         return damage
-    root = open_root(path)
+    store = Store(location)
+    cure = metadata_cure(location)
     try:
-        require_arrays(path, _manifest(root))
+        store.specs  # noqa: B018
     except ValueError as error:
         # Digests that agree with such metadata are no damage: nothing is opened that they describe.
-        return [Finding("zarr.json", str(error), _metadata_cure(path))]
-    return _manifest_findings(path, root) + _unwritten_findings(path, _manifest(root)) + _surplus_findings(path, root)
+        return [Finding("zarr.json", str(error), cure)]
+    problems = [Finding(culprit, problem, cure) for culprit, problem in _metadata_problems(store)]
+    return problems + _unwritten_findings(store) + _surplus_findings(store)
 
 
-def verify_documents(path: Place) -> list[Finding]:
-    """Check the bytes of all metadata documents and of the plan against the digests in `documents`.
-
-    Raises:
-        ValueError: there is no cache at `path`.
-    """
-    path = locate(path)
-    if not any(path.has(key) for key in ("zarr.json", DOCUMENTS_CHUNK)):
-        open_root(path)  # says what is there instead
-    require_created(path)
-    cure = _metadata_cure(path)
-    # Not the manifest but the number of digests says which arrays there are: the manifest may be what is damaged.
-    variants = {32 * len(names.documents): names for names in (ArrayNames(False), ArrayNames(True))}
-    try:
-        stored = _chunk_bytes(path, DOCUMENTS_CHUNK, *variants)
-    except ValueError as error:
-        return [Finding(DOCUMENTS_CHUNK, f"{error}, so no metadata can be checked", cure)]
-    keys = variants[len(stored)].documents
-    findings = []
-    for position, key in enumerate(keys):
-        if not path.has(key):
-            findings.append(Finding(key, "absent", cure))
-            continue
-        try:
-            digest = document_digest(path, key)
-        except ValueError as error:
-            findings.append(Finding(key, str(error), cure))
-            continue
-        if digest != stored[32 * position : 32 * position + 32]:
-            findings += list(_plan_chunk_findings(path, key)) or [
-                Finding(key, "its bytes are not those that were written", cure)
-            ]
-    return findings
-
-
-def verify_block(path: Place, block: int, plan: Plan | None = None) -> list[Finding]:
+def verify_block(store: Store, block: int) -> list[Finding]:
     """Check one block: its commit, its objects against the commit, and its rows against the plan.
 
     Args:
-        path: a store in which `verify_documents` finds nothing.
+        store: one in which `verify_documents` finds nothing.
         block: index of the block.
-        plan: the store's plan, read where it is not given.
     """
-    path = locate(path)
-    key = commit_key(block)
-    recapture = f"Delete {path.url(key)}; then make cache-teacher CACHE={path} captures block {block} again"
-    if not path.has(key):
-        return [_uncaptured(path, key, f"block {block} was never captured")]
+    location, key = store.location, commit_key(block)
+    recapture = f"Delete {location.url(key)}; then make cache-teacher CACHE={location} captures block {block} again"
     try:
-        commit = _chunk_bytes(path, key, 32)
+        commit = read_commit(location, block)
     except ValueError as error:
         return [Finding(key, str(error), recapture)]
+    if commit is None:
+        return [_uncaptured(store, block, f"block {block} was never captured")]
     if not any(commit):
-        return [_uncaptured(path, key, f"holds zeros: block {block} was never captured")]
-    root = open_root(path)
-    plan = read_plan(root) if plan is None else plan
-    specs = manifest_specs(StoreSizes.of_plan(plan), _manifest(root))
+        return [_uncaptured(store, block, f"holds zeros: block {block} was never captured")]
     # What is too large, or no file, is not even hashed.
-    problems = list(_impossible_objects(path, specs, block))
-    if not problems and block_digest(path, root, block) == commit:
-        problems = _frame_problems(path, specs, block, plan) or _row_problems(root, block, plan)
+    problems = list(_impossible_objects(store, block))
+    if not problems and stored_block_digest(location, store.names.block_keys(block)) == commit:
+        problems = list(_chunk_problems(store, block)) or list(_row_problems(store, block))
     elif not problems:
-        problems = _object_problems(path, root, block, plan)
+        problems = list(_object_problems(store, block)) or [
+            (
+                key,
+                f"every object of block {block} passes its own checksum, but they are not those of the commit: some "
+                "come from elsewhere, or have lost chunks",
+            )
+        ]
     return [Finding(culprit, problem, recapture) for culprit, problem in problems]
 
 
-def is_captured(path: Place, block: int) -> bool:
-    """Whether a block has a commit, good or damaged."""
-    return locate(path).has(commit_key(block))
+def _uncaptured(store: Store, block: int, problem: str) -> Finding:
+    return Finding(commit_key(block), problem, f"Finish the capture with: make cache-teacher CACHE={store.location}")
 
 
-def captured_blocks(path: Place, num_blocks: int) -> list[int]:
-    """Blocks that have a commit, good or damaged; in one look, where an object store would be asked block by block."""
-    commits = locate(path).sizes("committed/c/")
-    return [block for block in range(num_blocks) if commit_key(block) in commits]
-
-
-def _metadata_cure(path: Location) -> str:
-    return f"Restore it from a copy of the cache, or capture a new one: make cache-teacher CACHE=<not {path}>"
-
-
-def _uncaptured(path: Location, key: str, problem: str) -> Finding:
-    return Finding(key, problem, f"Finish the capture with: make cache-teacher CACHE={path}")
-
-
-def _chunk_bytes(location: Location, key: str, *sizes: int) -> bytes:
-    """Content of an unsharded chunk, without zarr: the array's metadata may be what is damaged.
-
-    Raises:
-        ValueError: absent, a wrong checksum, or a content of another size.
-    """
-    problem = location.problem(key, largest_encoded(max(sizes)))
-    if problem is not None:
-        raise ValueError(problem)
-    if not location.has(key):
-        raise ValueError("absent")
-    data = location.read(key)
-    if not _checksum_holds(data):
-        raise ValueError(f"its checksum fails ({len(data)} bytes)")
-    said = content_bytes(data, is_blosc=False)
-    if said not in sizes:
-        raise ValueError(f"says that it holds {said} bytes, {' or '.join(map(str, sizes))} expected")
-    try:
-        content = bytes(numcodecs.zstd.decompress(data[:-4]))
-    except Exception as error:
-        raise ValueError(f"cannot be decompressed ({error})") from error
-    if len(content) not in sizes:
-        raise ValueError(f"holds {len(content)} bytes, {' or '.join(map(str, sizes))} expected")
-    return content
-
-
-def _checksum_holds(data: bytes) -> bool:
-    """Whether a chunk ends in the CRC-32C of what comes before."""
-    return len(data) > 4 and google_crc32c.value(data[:-4]) == int.from_bytes(data[-4:], "little")
-
-
-def _plan_chunk_findings(path: Location, document: str) -> Iterator[Finding]:
-    """The chunks that explain a wrong digest of a plan array; none where it is the document itself."""
-    if document == "plan/zarr.json" or not document.startswith("plan/"):
-        return
-    name = document.split("/")[1]
-    present = set(path.sizes(f"plan/{name}/c/"))
-    try:
-        counts = _manifest(open_root(path)).plan
-        expected = set(plan_chunk_keys(name, counts["num_patches"], counts["num_views"]))
-    except (ValueError, KeyError, TypeError):
-        expected = present  # the root document is damaged as well, and has a finding of its own
-    for key in sorted(present | expected):
-        if key not in present:
-            yield Finding(key, "absent", _metadata_cure(path))
-        elif key not in expected:
-            yield _surplus(path, key)
-        elif not _checksum_holds(path.read(key)):
-            yield Finding(key, "its checksum fails", _metadata_cure(path))
-
-
-def _manifest(root: zarr.Group) -> Manifest:
-    return Manifest.from_json(root.attrs.asdict())
-
-
-def _manifest_findings(path: Location, root: zarr.Group) -> list[Finding]:
+def _metadata_problems(store: Store) -> Iterator[Problem]:
     """Does the manifest describe this plan and these arrays?"""
-    manifest = _manifest(root)
     try:
-        plan = read_plan(root)
+        plan = store.plan
     except StorageError:
         raise
     except Exception as error:
-        return [Finding("plan", f"cannot be read ({error})", _metadata_cure(path))]
-    problems = list(_plan_problems(plan))
-    difference = first_difference(plan.describe(), manifest.plan, "plan")
-    if difference is not None:
-        field, ours, theirs = difference
-        problems.append(("zarr.json", f"{field} is {theirs} in the manifest but {ours} in the plan"))
-    for name in CODED_FIELDS:
-        codec = FieldCodec.from_json(manifest.codec[name])
-        array = array_of(root, name)
-        attributes: dict[str, Any] = array.attrs.asdict()
-        stored = FieldCodec(str(array.dtype), attributes.get("scale_factor", 1.0), attributes.get("add_offset", 0.0))
-        if stored != codec:
-            problems.append((f"{name}/zarr.json", f"stores {stored} but the manifest says {codec}"))
-    return [Finding(culprit, problem, _metadata_cure(path)) for culprit, problem in problems]
-
-
-def _plan_problems(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Do counts and places of the plan agree with each other?"""
+        yield "plan", f"cannot be read ({error})"
+        return
     if list(plan.patch_ids) != sorted(set(plan.patch_ids)):
         yield "plan/patch_id", "ids are not sorted, or not unique"
-    rows = plan.row_stop.astype(np.int64) - plan.row_start
-    wrong = np.flatnonzero(rows != plan.rows_per_view)
-    if wrong.size:
-        view = int(wrong[0])
-        yield (
-            "plan/row_stop",
-            f"view {plan.view(view)} has {rows[view]} rows but {plan.rows_per_view[view]} in level_counts",
-        )
-        return
-    yield from _order_problems(plan, "row_start", plan.row_start, plan.row_stop)
-    if plan.assigned_start is not None and plan.assigned_stop is not None:
-        yield from _order_problems(plan, "assigned_start", plan.assigned_start, plan.assigned_stop)
+    for kind, (start, stop) in plan.row_ranges.items():
+        yield from _order_problems(plan, f"{kind}_start", start, stop)
+    difference = first_difference(plan.describe(), store.manifest.plan, "plan")
+    if difference is not None:
+        field, ours, theirs = difference
+        yield "zarr.json", f"{field} is {theirs} in the manifest but {ours} in the plan"
+    for name in CODED_FIELDS:
+        codec = FieldCodec.from_json(store.manifest.codec[name])
+        attributes: dict[str, Any] = store.array(name).attrs.asdict()
+        scale, offset = attributes.get("scale_factor", 1.0), attributes.get("add_offset", 0.0)
+        if (scale, offset) != (codec.scale_factor, codec.add_offset):
+            yield f"{name}/zarr.json", f"stores scale {scale} and offset {offset} but the manifest says {codec}"
 
 
-def _order_problems(plan: Plan, name: str, start: np.ndarray, stop: np.ndarray) -> Iterator[tuple[str, str]]:
+def _order_problems(plan: Plan, name: str, start: np.ndarray, stop: np.ndarray) -> Iterator[Problem]:
     """Do the views of every block lie one after the other?"""
     # By stop as well: a view without rows starts where the next one does.
     order = np.lexsort((stop, start, plan.block))
@@ -285,269 +131,116 @@ def _order_problems(plan: Plan, name: str, start: np.ndarray, stop: np.ndarray) 
         yield f"plan/{name}", f"rows of view {plan.view(view)} do not follow those of the view before it in its block"
 
 
-def _unwritten_findings(path: Location, manifest: Manifest) -> list[Finding]:
+def _unwritten_findings(store: Store) -> list[Finding]:
     """Completeness, as one finding: a young cache would otherwise drown everything else."""
-    count = int(manifest.plan["num_blocks"])
-    missing = sorted(set(range(count)) - set(captured_blocks(path, count)))
+    count = store.num_blocks
+    missing = sorted(set(range(count)) - set(store.captured_blocks()))
     if not missing:
         return []
-    first = commit_key(missing[0])
     if len(missing) == 1:
-        return [_uncaptured(path, first, f"block {missing[0]} of {count} was never captured")]
-    return [_uncaptured(path, first, f"{len(missing)} of {count} blocks were never captured, {missing[0]} first")]
+        return [_uncaptured(store, missing[0], f"block {missing[0]} of {count} was never captured")]
+    problem = f"{len(missing)} of {count} blocks were never captured, {missing[0]} first"
+    return [_uncaptured(store, missing[0], problem)]
 
 
-def _surplus(path: Location, key: str) -> Finding:
-    if key.endswith(".partial"):
-        return Finding(
-            key, "left by a capture that was killed", f"Delete {path.url(key)}; a resumed capture does as well"
-        )
-    return Finding(key, "does not belong to a cache", f"Delete {path.url(key)}")
-
-
-def _surplus_findings(path: Location, root: zarr.Group) -> list[Finding]:
+def _surplus_findings(store: Store) -> list[Finding]:
     """Files that no capture writes; those among the plan's chunks are found by the plan's digests."""
-    names = names_of(root)
+    names = store.names
     expected = {*names.documents, DOCUMENTS_CHUNK}
     plan_chunks = tuple(f"plan/{name}/c/" for name in names.plan)
-    count = int(_manifest(root).plan["num_blocks"])
-    tails = {name: "/0" * (array_of(root, name).ndim - 1) for name in (*names.block, "committed")}
 
     def belongs(key: str) -> bool:
         if key in expected or key.startswith(plan_chunks):
             return True
         name, _, place = key.partition("/c/")
         number = place.split("/")[0]
+        if name not in (*names.block, "committed") or not number.isdecimal() or int(number) >= store.num_blocks:
+            return False
         # Numbers as zarr writes them: 007 is another file than 7.
-        return name in tails and number.isdecimal() and place == f"{int(number)}{tails[name]}" and int(number) < count
+        return key == object_key(name, int(number))
 
-    return [_surplus(path, key) for key in sorted(path.sizes()) if not belongs(key)]
+    return [surplus(store.location, key) for key in sorted(store.location.sizes()) if not belongs(key)]
 
 
-def _impossible_objects(path: Location, specs: Mapping[str, ArraySpec], block: int) -> Iterator[tuple[str, str]]:
+def _impossible_objects(store: Store, block: int) -> Iterator[Problem]:
     """Objects of a block that no capture could have written."""
-    for spec in specs.values():
-        if spec.dimensions[0] == "block":
-            key = object_key(spec, block)
-            problem = path.problem(key, spec.largest_object)
-            if problem is not None:
-                yield key, problem
+    for name in (*store.names.block, "committed"):
+        key = object_key(name, block)
+        problem = store.location.problem(key, store.specs[name].largest_object)
+        if problem is not None:
+            yield key, problem
 
 
-def _frame_problems(path: Location, specs: Mapping[str, ArraySpec], block: int, plan: Plan) -> list[tuple[str, str]]:
+def _chunk_problems(store: Store, block: int) -> Iterator[Problem]:
     """Objects of an intact block whose chunks would decompress to another size than planned."""
-    problems = []
-    for name in (name for name in RECORD_FIELDS + ASSIGNED_FIELDS if name in specs):
+    for name in store.names.record:
+        key = object_key(name, block)
         try:
-            require_rows(path, specs[name], block, slice(0, rows_in_block(plan, name, block)))
+            require_chunks(store.location, key, store.specs[name], rows_in_block(store.plan, name, block))
         except ValueError as error:
-            problems.append((object_key(specs[name], block), str(error)))
-    return problems
+            yield key, str(error)
 
 
-def _object_problems(path: Location, root: zarr.Group, block: int, plan: Plan) -> list[tuple[str, str]]:
+def _object_problems(store: Store, block: int) -> Iterator[Problem]:
     """Which objects of a block explain that its digest is wrong."""
-    problems = []
-    specs = manifest_specs(StoreSizes.of_plan(plan), _manifest(root))
-    for name, key in zip(names_of(root).block, block_keys(root, block), strict=True):
-        rows = rows_in_block(plan, name, block)
-        expected = rows > 0 or name == "capture_error"
-        if not path.has(key):
-            if expected:
-                problems.append((key, f"absent, though block {block} is committed"))
-        elif not expected:
-            problems.append((key, f"does not belong there: block {block} has no rows"))
+    for name, key in zip(store.names.block, store.names.block_keys(block), strict=True):
+        is_error = name == "capture_error"
+        rows = None if is_error else rows_in_block(store.plan, name, block)
+        if not store.location.has(key):
+            if rows != 0:
+                yield key, f"absent, though block {block} is committed"
+        elif rows == 0:
+            yield key, f"does not belong there: block {block} has no rows"
         else:
             try:
-                require_rows(path, specs[name], block, slice(0, max(1, rows)))
+                require_chunks(store.location, key, store.specs[name], rows)
                 # Every byte of an object is under a checksum: that of an inner chunk, or of the shard's index.
-                np.asarray(array_of(root, name)[block, : None if name == "capture_error" else rows])
+                np.asarray(store.array(name)[block, :rows])
             except StorageError:
                 raise
             except Exception as error:
-                problems.append((key, f"damaged ({str(error).rstrip('.')})"))
-    if not problems:
-        problems.append(
-            (
-                commit_key(block),
-                f"every object of block {block} passes its own checksum, but they are not those of the commit: some "
-                "come from elsewhere, or have lost chunks",
-            )
-        )
-    return problems
+                yield key, f"damaged ({str(error).rstrip('.')})"
 
 
-def _row_problems(root: zarr.Group, block: int, plan: Plan) -> list[tuple[str, str]]:
+def _row_problems(store: Store, block: int) -> Iterator[Problem]:
     """Do the rows of an intact block keep what the plan says? If not, the capture is at fault, not the disk."""
-    prior_key, weight_key = list(block_keys(root, block))[:2]
+    plan, prior_key = store.plan, object_key("prior_index", block)
     rows = int(plan.rows_per_block[block])
-    prior_index = np.asarray(array_of(root, "prior_index")[block, :rows]).astype(np.int64)
-    weight = np.asarray(array_of(root, "weight")[block, :rows])
-    problems = []
+    prior_index = np.asarray(store.array("prior_index")[block, :rows]).astype(np.int64)
+    weight = np.asarray(store.array("weight")[block, :rows])
     if (prior_index == POISON_INDEX).any():
-        problems.append((prior_key, f"{int((prior_index == POISON_INDEX).sum())} rows were never written"))
+        yield prior_key, f"{int((prior_index == POISON_INDEX).sum())} rows were never written"
     if not ((weight > 0) & (weight <= 1)).all():
-        problems.append((weight_key, "weights outside (0, 1]"))
-    problems += _assigned_problems(root, block, plan)
-    manifest = _manifest(root)
-    for view in plan.views_of_block(block):
+        yield object_key("weight", block), "weights outside (0, 1]"
+    yield from _assigned_problems(store, block)
+    for view in plan.views_of_block(block).tolist():
         index = prior_index[plan.row_start[view] : plan.row_stop[view]]
         if (np.diff(index) <= 0).any():
-            problems.append((prior_key, f"view {plan.view(int(view))}: prior indices do not rise"))
+            yield prior_key, f"view {plan.view(view)}: prior indices do not rise"
             continue
-        grid = grid_of(manifest.head, plan.patch_shape[plan.view_patch[view]])
+        grid = grid_of(store.manifest.head, plan.patch_shape[plan.view_patch[view]])
         if grid is None:
             continue
         counts, planned = grid.level_counts(index), plan.level_counts[view]
         if index.size and index[-1] >= grid.num_priors:
-            problems.append((prior_key, f"view {plan.view(int(view))}: prior {index[-1]} of {grid.num_priors}"))
+            yield prior_key, f"view {plan.view(view)}: prior {index[-1]} of {grid.num_priors}"
         elif not np.array_equal(counts, planned):
-            problems.append(
-                (prior_key, f"view {plan.view(int(view))}: {counts.tolist()} rows by level, {planned.tolist()} planned")
+            yield (
+                prior_key,
+                f"view {plan.view(view)}: {counts.tolist()} rows by level, {planned.tolist()} planned",
             )
-    return problems
 
 
-def _assigned_problems(root: zarr.Group, block: int, plan: Plan) -> Iterator[tuple[str, str]]:
+def _assigned_problems(store: Store, block: int) -> Iterator[Problem]:
     """The same of the planned assignment, where there is one."""
-    if plan.assigned_start is None or plan.assigned_stop is None:
+    plan = store.plan
+    if "assigned" not in plan.row_ranges:
         return
+    start, stop = plan.row_ranges["assigned"]
     rows = int(plan.assigned_per_block[block])
-    keys = dict(zip(names_of(root).block, block_keys(root, block), strict=True))
-    prior, matched = (np.asarray(array_of(root, name)[block, :rows]).astype(np.int64) for name in ASSIGNED_FIELDS)
+    prior, matched = (np.asarray(store.array(name)[block, :rows]).astype(np.int64) for name in ASSIGNED_FIELDS)
     if (matched < -1).any():
-        yield keys["assigned_object"], f"{int((matched < -1).sum())} rows were never written"
-    for view in plan.views_of_block(block):
-        index = prior[plan.assigned_start[view] : plan.assigned_stop[view]]
-        if (np.diff(index) <= 0).any():
-            yield keys["assigned_prior"], f"view {plan.view(int(view))}: prior indices do not rise"
-
-
-@dataclass(frozen=True)
-class BlockStatistics:
-    """What is in a block, or in several: statistics of blocks add up with `+`.
-
-    Attributes:
-        blocks, views, rows: counts.
-        rows_per_level: (L,) int64.
-        ranges: smallest and largest decoded value of every field.
-        histograms: of a logit field the counts of its codes, or, where it is stored as float, of values between
-            `FLOAT_EDGES`; of the weight between `WEIGHT_EDGES`.
-        outside: float logits beyond `FLOAT_EDGES`; they are counted in the outer bins.
-        error_max: (E,) largest `capture_error` by column.
-        error_sum: (E,) `capture_error` times rows, for means over rows.
-        object_bytes: bytes on disk by array and block.
-        block_rows: rows by block.
-    """
-
-    blocks: int
-    views: int
-    rows: int
-    rows_per_level: np.ndarray
-    ranges: Mapping[str, tuple[float, float]]
-    histograms: Mapping[str, np.ndarray]
-    outside: Mapping[str, int]
-    error_max: np.ndarray
-    error_sum: np.ndarray
-    object_bytes: Mapping[str, Mapping[int, int]]
-    block_rows: Mapping[int, int]
-
-    def __add__(self, other: BlockStatistics) -> BlockStatistics:
-        return BlockStatistics(
-            blocks=self.blocks + other.blocks,
-            views=self.views + other.views,
-            rows=self.rows + other.rows,
-            rows_per_level=self.rows_per_level + other.rows_per_level,
-            ranges={
-                name: (min(low, other.ranges[name][0]), max(high, other.ranges[name][1]))
-                for name, (low, high) in self.ranges.items()
-            },
-            histograms={name: counts + other.histograms[name] for name, counts in self.histograms.items()},
-            outside={name: count + other.outside[name] for name, count in self.outside.items()},
-            error_max=np.maximum(self.error_max, other.error_max),
-            error_sum=self.error_sum + other.error_sum,
-            object_bytes={name: {**sizes, **other.object_bytes[name]} for name, sizes in self.object_bytes.items()},
-            block_rows={**self.block_rows, **other.block_rows},
-        )
-
-    def __radd__(self, other: int) -> BlockStatistics:
-        """So that `sum` works, which starts at 0."""
-        assert other == 0
-        return self
-
-
-def block_statistics(path: Place, block: int, plan: Plan | None = None) -> BlockStatistics:
-    """Counts, ranges, histograms and bytes of one committed block; its checksums are zarr's, not its commit's.
-
-    Args:
-        path: the store.
-        block: index of the block.
-        plan: the store's plan, read where it is not given.
-
-    Raises:
-        ValueError: an object cannot be decoded.
-    """
-    path = locate(path)
-    root = open_root(path)
-    plan = read_plan(root) if plan is None else plan
-    manifest = _manifest(root)
-    specs = manifest_specs(StoreSizes.of_plan(plan), manifest)
-    views = plan.views_of_block(block)
-    rows = int(plan.rows_per_block[block])
-    counters = {name: _FieldCounter(name, manifest) for name in RECORD_FIELDS}
-    sizes = {}
-    try:
-        require_block_objects(path, specs, block)
-        for name in RECORD_FIELDS:
-            require_rows(path, specs[name], block, slice(0, rows))
-        for name, key in zip(names_of(root).block, block_keys(root, block), strict=True):
-            sizes[name] = {block: path.size(key) or 0}
-        for name, counter in counters.items():
-            for start in range(0, rows, ROWS_AT_ONCE):
-                counter.count(np.asarray(array_of(root, name)[block, start : min(start + ROWS_AT_ONCE, rows)]))
-        error = np.asarray(array_of(root, "capture_error")[block], dtype=np.float64)
-    except StorageError:
-        raise
-    except Exception as problem:
-        raise ValueError(f"cache {path}, block {block}: {problem}. Run make verify-cache CACHE={path}") from problem
-    assert error.shape == (len(ERROR_COLUMNS),)
-    return BlockStatistics(
-        blocks=1,
-        views=len(views),
-        rows=rows,
-        rows_per_level=plan.level_counts[views].sum(axis=0, dtype=np.int64),
-        ranges={name: (counter.low, counter.high) for name, counter in counters.items()},
-        histograms={name: counter.histogram for name, counter in counters.items() if counter.histogram.size},
-        outside={name: counters[name].outside for name in LOGIT_FIELDS},
-        error_max=error,
-        error_sum=error * rows,
-        object_bytes=sizes,
-        block_rows={block: rows},
-    )
-
-
-class _FieldCounter:
-    """Range and histogram of one field, a part of its rows at a time."""
-
-    def __init__(self, name: str, manifest: Manifest) -> None:
-        self.codec = FieldCodec.from_json(manifest.codec[name]) if name in LOGIT_FIELDS else None
-        self.edges = WEIGHT_EDGES if name == "weight" else FLOAT_EDGES
-        self.low, self.high, self.outside = np.inf, -np.inf, 0
-        if name == "prior_index":
-            self.histogram = np.zeros(0, dtype=np.int64)
-        elif self.codec is None or self.codec.is_float:
-            self.histogram = np.zeros(len(self.edges) - 1, dtype=np.int64)
-        else:
-            self.histogram = np.zeros(self.codec.largest_code + 1, dtype=np.int64)
-
-    def count(self, values: np.ndarray) -> None:
-        ends = np.asarray([values.min(), values.max()])
-        if self.codec is not None:
-            ends = self.codec.decode(ends)
-        self.low, self.high = min(self.low, float(ends[0])), max(self.high, float(ends[1]))
-        if values.dtype.kind == "f":
-            low, high = self.edges[0], self.edges[-1]
-            self.outside += int(((values < low) | (values > high)).sum())
-            self.histogram += np.histogram(values.clip(low, high), self.edges)[0]
-        elif self.codec is not None:
-            self.histogram += np.bincount(values.ravel(), minlength=len(self.histogram))
+        yield object_key("assigned_object", block), f"{int((matched < -1).sum())} rows were never written"
+    for view in plan.views_of_block(block).tolist():
+        if (np.diff(prior[start[view] : stop[view]]) <= 0).any():
+            yield object_key("assigned_prior", block), f"view {plan.view(view)}: prior indices do not rise"

@@ -19,10 +19,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cache.layout import block_keys, commit_key, open_root, read_plan
+from cache.documents import Finding
+from cache.layout import commit_key
 from cache.reader import CacheReader
-from cache.storage import Bucket, Folder, locate
-from cache.verify import Finding, verify_block, verify_metadata
+from cache.s3 import Bucket
+from cache.storage import Folder, locate
+from cache.store import Store
+from cache.verify import verify_block, verify_metadata
 from pipelines.base.command import available_cores, positive_int, run_command
 from pipelines.base.files import PARTIAL, exclusive, replacing, require_room
 from pipelines.base.parallel import map_and_add
@@ -67,7 +70,7 @@ def require_same_cache(source: Bucket, target: Path) -> None:
         ValueError: the folder is there and is not a copy of this cache.
     """
     if target.exists():
-        open_root(target)
+        Store(target)
         if Folder(target).read("zarr.json") != source.read("zarr.json"):
             raise ValueError(f"{target} holds another cache than {source}. Give another folder (--to), or move it away")
 
@@ -122,18 +125,17 @@ def check_copy(folder: Folder, workers: int) -> tuple[set[str], list[Finding]]:
     findings = verify_metadata(folder)
     if findings:
         return {finding.object for finding in findings}, findings
-    root = open_root(folder)
-    plan = read_plan(root)
+    store = Store(folder)
     found = map_and_add(
-        lambda block: [(block, finding) for finding in verify_block(folder, block, plan)],
-        range(plan.num_blocks),
+        lambda block: [(block, finding) for finding in verify_block(store, block)],
+        range(store.num_blocks),
         [],
         workers=workers,
         description="verify blocks",
         unit="blocks",
     )
     # Which object of a block is at fault cannot always be told: all of them are fetched again.
-    damaged = {key for block, _ in found for key in (*block_keys(root, block), commit_key(block))}
+    damaged = {key for block, _ in found for key in (*store.names.block_keys(block), commit_key(block))}
     return damaged, [finding for _, finding in found]
 
 

@@ -28,8 +28,8 @@ from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader
+from cache.statistics import BlockStatistics, block_statistics
 from cache.storage import Place, locate
-from cache.verify import BlockStatistics, block_statistics, captured_blocks
 from cache.view import FLIPS
 from distill.teacher import FrozenTeacher
 from pipelines.base.command import available_cores, plain_console, positive_int, printable, run_command
@@ -82,7 +82,7 @@ def student_figures(config: Config, reader: CacheReader, checkpoint: str, errors
     student = FrozenTeacher.load(detector_config(config), checkpoint)
     views = TrainingViews(config, pixels=True)
     plan = reader.plan
-    captured = np.isin(plan.block, captured_blocks(reader.path, plan.num_blocks))
+    captured = np.isin(plan.block, reader.store.captured_blocks())
     usable = np.flatnonzero(captured & (plan.rows_per_view > 0))
     chosen = np.random.default_rng(0).choice(usable, min(STUDENT_VIEWS, len(usable)), replace=False)
     sums: Counter[str] = Counter()
@@ -107,13 +107,13 @@ def store_statistics(reader: CacheReader, workers: int) -> BlockStatistics:
     Raises:
         ValueError: nothing was captured yet, or an object is damaged.
     """
-    blocks = captured_blocks(reader.path, reader.plan.num_blocks)
+    blocks = reader.store.captured_blocks()
     if not blocks:
         raise ValueError(
             f"cache {reader.path} holds no block yet. Fill it with: make cache-teacher CACHE={reader.path}"
         )
     return map_and_add(
-        lambda block: block_statistics(reader.path, block, reader.plan),
+        lambda block: block_statistics(reader.store, block),
         blocks,
         0,
         workers=workers,

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from cache.quantize import LOGIT_FIELDS
 from cache.reader import CacheReader
-from cache.writer import require_idle
+from cache.storage import locate
 from pipelines.base.arguments import add_config, add_json, add_workers, make_command_parser, options_of
 from pipelines.base.command import plain_console, positive_int, printable, run_command
 from pipelines.base.experiment import load_config, require_keys
@@ -30,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
         config = load_config(arguments.config, arguments.cfg_options)
         require_keys(config, ("region", "classes", "cache"), arguments.config)
     found = Verification(str(arguments.cache or config.cache))
-    require_idle(found.cache)
+    locate(found.cache).require_idle()
     readable = check_store(found, arguments.workers)
     if not readable:
         found.skipped.append("blocks, files and teacher: the metadata must be whole first")

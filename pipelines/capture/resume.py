@@ -7,12 +7,11 @@ from typing import Any
 
 from mmengine.config import Config
 
-from cache.layout import open_root
-from cache.manifest import Manifest
 from cache.plan import Plan
 from cache.quantize import FieldCodec, codecs_of
 from cache.reader import CacheReader
-from cache.storage import Folder, Location
+from cache.storage import Location
+from cache.store import Store
 from pipelines.base.files import bytes_on_disk, require_room
 from pipelines.capture.figures import row_bytes
 from pipelines.capture.probe import Probe
@@ -22,7 +21,7 @@ def stored_codecs(path: Location, requested: Mapping[str, Any]) -> dict[str, Fie
     """The codecs of a store that is being resumed: fixed before its first block. None where there is no store."""
     if not path.exists():
         return None
-    stored = Manifest.from_json(open_root(path, allow_unfinished=True).attrs.asdict()).codec
+    stored = Store(path, allow_unfinished=True).manifest.codec
     for field, value in requested.items():
         if stored["requested"][field] != value:
             raise ValueError(
@@ -35,12 +34,13 @@ def stored_codecs(path: Location, requested: Mapping[str, Any]) -> dict[str, Fie
 def require_room_for(
     path: Location, plan: Plan, config: Config, codecs: Mapping[str, FieldCodec], probe: Probe | None
 ) -> None:
-    """Refuse a capture that will not fit on its disk; a bucket has no end to ask for.
+    """Refuse a capture that will not fit on its disk. S3 does not fill up.
 
     Raises:
         ValueError: naming what it needs and what is free.
     """
-    if not isinstance(path, Folder):
+    folder = path.disk()
+    if folder is None:
         return
     if probe is not None:
         needed, basis = float(probe.bytes), "by the probe's prediction"
@@ -52,4 +52,4 @@ def require_room_for(
         else:
             needed, basis = float(row_bytes(codecs, config) * missing), "before compression"
     cure = "Make room, give another CACHE= path, or a coarser codec (codec = 'small')"
-    require_room(path.path, needed, f"{basis}, cache {path}", cure)
+    require_room(folder, needed, f"{basis}, cache {path}", cure)

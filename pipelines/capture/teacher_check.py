@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
+from cache.documents import Finding
 from cache.manifest import ManifestMismatch, differences
 from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader, TargetRecord
-from cache.verify import Finding, captured_blocks
 from distill.audit import compare_record, repeat_tolerance, require_teacher_of
 from pipelines.base.progress import progress
 from pipelines.capture.asking import PatchLogits, TeacherViews
@@ -38,7 +38,7 @@ def check_teacher(
     for name, ours, theirs in differences(describe_numeric(asked), stored, "numeric"):
         found.notes.append(f"{name} is {theirs} in the cache but {ours} here: logits may differ in their last bits")
 
-    usable = np.flatnonzero(np.isin(plan.block, captured_blocks(reader.path, plan.num_blocks)))
+    usable = np.flatnonzero(np.isin(plan.block, reader.store.captured_blocks()))
     random = np.random.default_rng(seed)
     chosen = random.choice(usable, min(sample, len(usable)), replace=False).tolist()
     patches = sorted({int(plan.view_patch[view]) for view in chosen})

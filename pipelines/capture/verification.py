@@ -9,10 +9,12 @@ from typing import Any
 
 from mmengine.config import Config
 
+from cache.documents import Finding, verify_documents
 from cache.manifest import ManifestMismatch, require_equal
 from cache.reader import CacheReader
 from cache.storage import locate
-from cache.verify import Finding, captured_blocks, verify_block, verify_documents, verify_metadata
+from cache.store import Store
+from cache.verify import verify_block, verify_metadata
 from pipelines.base.experiment import describe_assignment, describe_student, entries_of, training_set
 from pipelines.base.parallel import map_and_add
 
@@ -38,10 +40,10 @@ def check_store(found: Verification, workers: int) -> bool:
         found.findings += damage
         return False
     found.findings += verify_metadata(path)
-    reader = CacheReader(path)
-    blocks = captured_blocks(path, reader.plan.num_blocks)
+    store = Store(path)
+    blocks = store.captured_blocks()
     found.findings += map_and_add(
-        lambda block: verify_block(path, block, reader.plan),
+        lambda block: verify_block(store, block),
         blocks,
         [],
         workers=workers,
@@ -50,7 +52,7 @@ def check_store(found: Verification, workers: int) -> bool:
     )
     sizes = path.sizes()
     found.store = {
-        "blocks": reader.plan.num_blocks,
+        "blocks": store.num_blocks,
         "blocks_captured": len(blocks),
         "objects": len(sizes),
         "bytes": sum(sizes.values()),

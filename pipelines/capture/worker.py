@@ -72,7 +72,7 @@ def capture_block(block: int, *, job: Shared[Job], path: Location) -> int:
 
 def codecs_in(writer: CacheWriter) -> dict[str, FieldCodec]:
     """A store's codecs: fixed before the first block."""
-    return codecs_of(Manifest.from_json(writer.root.attrs.asdict()).codec)
+    return codecs_of(writer.manifest.codec)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from torch import Tensor
 from cache.layout import ERROR_COLUMNS, ERROR_TEMPERATURES
 from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader, TargetRecord
-from cache.verify import FLOAT_EDGES, WEIGHT_EDGES, BlockStatistics
+from cache.statistics import FLOAT_EDGES, WEIGHT_EDGES, BlockStatistics
 from distill.adapter import HeadAdapter
 from distill.rows import Rows
 from distill.teacher import FrozenTeacher

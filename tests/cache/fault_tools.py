@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.layout import open_root, read_plan
-from cache.verify import Finding, is_captured, verify_block, verify_documents, verify_metadata
+from cache.documents import Finding, verify_documents
+from cache.store import Store
+from cache.verify import verify_block, verify_metadata
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,5 @@ def all_findings(path: Path | str) -> list[Finding]:
     if damage := verify_documents(path):
         return damage
     findings = verify_metadata(path)
-    plan = read_plan(open_root(path))
-    captured = [block for block in range(plan.num_blocks) if is_captured(path, block)]
-    return findings + [finding for block in captured for finding in verify_block(path, block, plan)]
+    store = Store(path)
+    return findings + [finding for block in store.captured_blocks() for finding in verify_block(store, block)]

@@ -13,7 +13,8 @@ from typing import Any
 
 from moto.server import ThreadedMotoServer
 
-from cache.storage import Bucket, locate
+from cache.s3 import Bucket
+from cache.storage import locate
 
 BUCKET = "teacher-caches"
 SECRET = "w7Jr0Nq2hiddenSecretKey9fZb4TtQx"

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import zarr
 
+from cache.documents import verify_documents
 from cache.layout import rows_in_block
 from cache.reader import CacheReader
-from cache.verify import verify_block, verify_documents, verify_metadata
+from cache.store import Store
+from cache.verify import verify_block, verify_metadata
 from cache.writer import CacheWriter
 from tests.cache.golden_stores import FOLDER, RECORD_ARRAYS, STORES
 from tests.cache.store_tools import contents
@@ -66,9 +68,9 @@ def test_zarr_alone_reads_the_same(golden_store: Path, expected) -> None:
 def test_nothing_is_wrong_with_it(golden_store: Path) -> None:
     assert verify_documents(golden_store) == []
     assert verify_metadata(golden_store) == []
-    plan = CacheReader(golden_store).plan
-    for block in range(plan.num_blocks):
-        assert verify_block(golden_store, block, plan) == []
+    store = Store(golden_store)
+    for block in range(store.num_blocks):
+        assert verify_block(store, block) == []
 
 
 def test_the_writer_of_today_makes_the_same_bytes(golden_store: Path, tmp_path: Path) -> None:

@@ -13,14 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import storage
-from cache.layout import DOCUMENTS_CHUNK, open_root, read_plan
+from cache import s3
+from cache.documents import verify_documents
+from cache.layout import DOCUMENTS_CHUNK
 from cache.manifest import ManifestMismatch
 from cache.reader import CacheReader
-from cache.storage import Bucket, StorageError, locate
-from cache.verify import captured_blocks, verify_block, verify_documents, verify_metadata
+from cache.s3 import Bucket
+from cache.storage import StorageError, locate
+from cache.store import Store
+from cache.verify import verify_block, verify_metadata
 from cache.view import FLIPS
-from cache.writer import CacheWriter, Part, require_idle
+from cache.writer import CacheWriter, Part
 from tests.cache.fault_tools import all_findings
 from tests.cache.object_tools import (
     BUCKET,
@@ -107,17 +110,17 @@ def test_resume_writes_the_missing_blocks_alone(url: str, proxy: Proxy, tmp_path
 
 
 def test_a_damaged_block_is_found_and_captured_again(url: str, tmp_path: Path) -> None:
-    plan = write_store(tmp_path / "cache.zarr")
+    write_store(tmp_path / "cache.zarr")
     write_store(url)
     bucket = bucket_at(url)
     damaged = bytearray(bucket.read("weight/c/1/0"))
     damaged[3] ^= 4
-    bucket.put("weight/c/1/0", bytes(damaged))
+    bucket.write({"weight/c/1/0": bytes(damaged)})
     (finding,) = all_findings(url)
     assert finding.object == "weight/c/1/0"
     assert f"Delete {url}/committed/c/1/0; then make cache-teacher CACHE={url}" in finding.cure
     bucket.delete("committed/c/1/0")
-    assert captured_blocks(url, plan.num_blocks) == [0, 2]
+    assert Store(url).captured_blocks() == [0, 2]
     write_store(url)
     assert remote_contents(url) == contents(tmp_path / "cache.zarr")
 
@@ -133,7 +136,7 @@ def test_lost_metadata_is_found(url: str, key: str) -> None:
 
 def test_what_does_not_belong_is_found(url: str) -> None:
     write_store(url)
-    bucket_at(url).put("notes.txt", b"mine")
+    bucket_at(url).write({"notes.txt": b"mine"})
     (finding,) = verify_metadata(url)
     assert (finding.object, finding.cure) == ("notes.txt", f"Delete {url}/notes.txt")
 
@@ -147,7 +150,7 @@ def bucket_at(url: str) -> Bucket:
 def test_nothing_on_s3_is_not_a_cache(url: str) -> None:
     with pytest.raises(ValueError, match=f"cache {url} does not exist. Build it with: make cache-teacher CACHE={url}"):
         CacheReader(url)
-    bucket_at(url).put("notes.txt", b"mine")
+    bucket_at(url).write({"notes.txt": b"mine"})
     plan = small_plan()
     with pytest.raises(ValueError, match="exists but is not a teacher cache"):
         CacheWriter(url, small_manifest(plan), plan)
@@ -226,7 +229,7 @@ def test_of_two_different_captures_at_once_one_is_refused(url: str, tmp_path: Pa
 def test_nobody_is_locked_out(url: str) -> None:
     plan = small_plan()
     with CacheWriter(url, small_manifest(plan), plan), CacheWriter(url, small_manifest(plan), plan, Part(1, 2)):
-        require_idle(url)
+        locate(url).require_idle()
 
 
 @pytest.mark.slow
@@ -263,7 +266,7 @@ print(read_in_child(sys.argv[1], "P0003__a__128__0___0"))
 @pytest.mark.slow
 def test_an_answer_that_never_comes_is_asked_for_again(url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of zarr's and one of TensorStore's; both would wait for ever."""
-    monkeypatch.setattr(storage, "STALL_SECONDS", 1)
+    monkeypatch.setattr(s3, "STALL_SECONDS", 1)
     plan = small_plan()
     proxy.fault = lambda request: "stall" if request.number in (3, 9) else None
     write_store(url, plan)
@@ -296,7 +299,7 @@ def test_faults_that_last_end_in_one_error(url: str, proxy: Proxy, kind: str) ->
         lambda: CacheWriter(url, small_manifest(plan), plan),
         lambda: reader.read(view.patch_id, view.flip),
         lambda: verify_documents(url),
-        lambda: verify_block(url, block, plan),
+        lambda: verify_block(reader.store, block),
         lambda: reader.missing_blocks(),
     ):
         with pytest.raises((StorageError, ValueError), match=cure) as caught:
@@ -355,7 +358,7 @@ before = contents(path)
 reader = CacheReader(path)
 reader.require_complete()
 assert len(reader.read("P0003__a__128__0___0", "none")) > 0
-require_idle(path)
+locate(path).require_idle()
 assert all_findings(path) == []
 try:
     CacheWriter(path, small_manifest(plan), plan)
@@ -411,8 +414,8 @@ views = [reader.plan.view(view) for view in range(reader.plan.num_views)]
 print("reading", flush=True)
 sys.stdin.readline()
 for _ in range(3):
-    for view, record in zip(views, reader.read_many([(view.patch_id, view.flip) for view in views])):
-        assert len(record) == int(reader.plan.rows_per_view[reader.view_index(view.patch_id, view.flip)])
+    for view, rows in zip(views, reader.plan.rows_per_view.tolist(), strict=True):
+        assert len(reader.read(view.patch_id, view.flip)) == rows
 print("done", flush=True)
 """
 
@@ -538,6 +541,6 @@ def test_a_public_store_needs_no_credentials(url: str, server: str, proxy: Proxy
     assert not any(request.is_signed for request in proxy.requests)
 
 
-def test_the_plan_is_read_through_the_root(url: str) -> None:
+def test_the_plan_is_read_back(url: str) -> None:
     plan = write_store(url)
-    assert read_plan(open_root(url)).describe() == plan.describe()
+    assert Store(url).plan.describe() == plan.describe()

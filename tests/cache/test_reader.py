@@ -1,4 +1,4 @@
-"""Reading many records, and reading in forked processes."""
+"""Reading rows that look like none, and reading in forked processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.layout import RECORD_FIELDS
 from cache.quantize import LOGIT_FIELDS
-from cache.reader import CacheReader, TargetRecord
+from cache.reader import CacheReader
 from cache.writer import CacheWriter
 from tests.cache.store_tools import NO_ERROR, block_fields, small_manifest, small_plan, write_store
 from tests.conftest import REPOSITORY
@@ -23,38 +22,6 @@ def store(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("store") / "cache.zarr"
     write_store(path)
     return path
-
-
-def assert_same(left: TargetRecord, right: TargetRecord) -> None:
-    for name in RECORD_FIELDS:
-        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
-
-
-def all_views(reader: CacheReader) -> list[tuple[str, str]]:
-    views = [reader.plan.view(index) for index in range(reader.plan.num_views)]
-    return [(view.patch_id, view.flip) for view in views]
-
-
-def test_many_records_are_those_read_one_by_one(store: Path) -> None:
-    reader = CacheReader(store)
-    views = all_views(reader)[::-1]
-    # A view that is asked for twice, and one without rows, are among them.
-    views += views[:2]
-    for view, record in zip(views, CacheReader(store).read_many(views), strict=True):
-        assert_same(record, reader.read(*view))
-
-
-def test_a_prefetched_record_is_the_record(store: Path) -> None:
-    reader, other = CacheReader(store), CacheReader(store)
-    views = all_views(reader)
-    reader.prefetch(views[5:9])
-    for view in views:
-        assert_same(reader.read(*view), other.read(*view))
-
-
-def test_prefetching_an_unknown_view_is_refused(store: Path) -> None:
-    with pytest.raises(ValueError, match="holds no view P9/none"):
-        CacheReader(store).prefetch([("P9", "none")])
 
 
 def test_rows_that_equal_the_fill_value_are_rows(tmp_path: Path) -> None:

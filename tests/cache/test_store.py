@@ -20,8 +20,9 @@ from cache.manifest import ManifestMismatch
 from cache.plan import Plan
 from cache.quantize import LOGIT_FIELDS, PRESETS, FieldCodec, choose_codecs
 from cache.reader import CacheReader
+from cache.storage import locate
 from cache.view import FLIPS
-from cache.writer import CacheWriter, Part, require_idle
+from cache.writer import CacheWriter, Part
 from tests.cache.store_tools import (
     NO_ERROR,
     RANGES,
@@ -230,8 +231,8 @@ def test_parts_exclude_each_other_only_where_they_overlap(tmp_path: Path) -> Non
                 with pytest.raises(ValueError, match="being written by another capture"):
                     CacheWriter(path, manifest, plan, part)
             with pytest.raises(ValueError, match="being written by another capture"):
-                require_idle(path)
-    require_idle(path)
+                locate(path).require_idle()
+    locate(path).require_idle()
 
 
 def test_another_process_may_write_for_the_one_that_holds_the_lock(tmp_path: Path) -> None:

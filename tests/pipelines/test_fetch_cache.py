@@ -15,7 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cache.storage import Bucket, locate
+from cache.s3 import Bucket
+from cache.storage import locate
 from cache.writer import CacheWriter
 from pipelines import fetch_cache
 from tests.cache.object_tools import BUCKET, Proxy, environment, every, proxy_of, s3_server
@@ -129,11 +130,11 @@ def test_damage_to_the_store_is_said(proxy: Proxy, tmp_path: Path, capfd) -> Non
     bucket = locate(URL)
     assert isinstance(bucket, Bucket)
     stored = bucket.read("weight/c/1/0")
-    bucket.put("weight/c/1/0", stored[:5] + bytes([stored[5] ^ 1]) + stored[6:])
+    bucket.write({"weight/c/1/0": stored[:5] + bytes([stored[5] ^ 1]) + stored[6:]})
     try:
         assert call(fetch_cache, "--cache", URL, "--to", tmp_path / "copy.zarr") == 1
     finally:
-        bucket.put("weight/c/1/0", stored)
+        bucket.write({"weight/c/1/0": stored})
     said = capfd.readouterr().out
     assert "wrong: weight/c/1/0: damaged" in said
     assert f"make verify-cache CACHE={URL}" in said

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cache.storage import Bucket, locate
+from cache.s3 import Bucket
+from cache.storage import locate
 from pipelines import cache_teacher, distill, inspect_cache, verify_cache
 from tests.cache.object_tools import BUCKET, SECRET, Proxy, environment, proxy_of, remote_contents, s3_server
 from tests.cache.store_tools import contents

@@ -11,8 +11,9 @@ import torch
 import zarr
 from PIL import Image
 
-from cache.layout import block_digest
+from cache.commits import stored_block_digest
 from cache.reader import CacheReader
+from cache.store import Store
 from cache.writer import CacheWriter
 from distill.checkpoint import load_checkpoint
 from distill.teacher import FrozenTeacher
@@ -165,12 +166,13 @@ def test_another_teacher_fails(copy: Project, capfd) -> None:
 def test_rows_that_the_teacher_never_said_fail(copy: Project, capfd, field: str, problem: str) -> None:
     """Under a good commit: only the teacher can tell."""
     root = zarr.open_group(copy.cache, mode="r+")
-    plan = CacheReader(copy.cache).plan
+    store = Store(copy.cache)
+    plan = store.plan
     view = (plan.assigned_stop if field == "assigned_object" else plan.row_stop)[0]
     values = root[field][0, :view]
     values[-1] += 1 if field in ("prior_index", "assigned_object") else 0.01
     root[field][0, :view] = values
-    root["committed"][0] = np.frombuffer(block_digest(copy.cache, root, 0), np.uint8)
+    root["committed"][0] = np.frombuffer(stored_block_digest(store.location, store.names.block_keys(0)), np.uint8)
     assert verify(copy, "--sample", 64) == 1
     lines = findings(capfd)
     assert any(problem in line for line in lines), lines
