@@ -99,8 +99,7 @@ def _chunk_findings(location: Location, document: str) -> Iterator[Finding]:
     name = document.split("/")[1]
     present = set(location.sizes(f"plan/{name}/c/"))
     try:
-        counts = Store(location).manifest.plan
-        expected = set(plan_chunk_keys(name, counts["num_patches"], counts["num_views"]))
+        expected = set(plan_chunk_keys(name, Store(location).manifest))
     except ValueError:
         expected = present  # the root document is damaged as well, and has a finding of its own
     for key in sorted(present | expected):

@@ -106,9 +106,9 @@ def commit_key(block: int) -> str:
     return object_key("committed", block)
 
 
-def plan_chunk_keys(name: str, num_patches: int, num_views: int) -> list[str]:
+def plan_chunk_keys(name: str, manifest: Manifest) -> list[str]:
     """Keys of the chunks of one array of `plan/`."""
-    count = num_patches if name in PATCH_ARRAYS else num_views
+    count = manifest.plan["num_patches" if name in PATCH_ARRAYS else "num_views"]
     tail = "/0" if name in PLAN_MATRICES else ""
     return [f"plan/{name}/c/{chunk}{tail}" for chunk in range(-(-count // VIEWS_PER_CHUNK))]
 

@@ -105,8 +105,7 @@ class Store:
         return plan
 
     def _plan_array(self, name: str) -> np.ndarray:
-        spec, counts = self.specs[f"plan/{name}"], self.manifest.plan
-        keys = plan_chunk_keys(name, counts["num_patches"], counts["num_views"])
+        spec, keys = self.specs[f"plan/{name}"], plan_chunk_keys(name, self.manifest)
         for key in keys:
             require_object(self.location, key, spec.largest_object)
         try:

@@ -2,7 +2,7 @@
 
 A store may come from anywhere. What it says about itself is checked here before memory is taken for it: the root
 document when the store is opened, the other documents before the first array is read, the plan when it is read, and a
-block's files and the headers of its chunks when its first record is. No check is made twice for an opened store. The
+block's files and the headers of its chunks when its first record is. A reader makes each of these checks once. The
 limits are far above anything that a capture writes; docs/security.md says what they are for.
 """
 

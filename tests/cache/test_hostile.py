@@ -38,7 +38,7 @@ from cache.store import Store
 from cache.verify import verify_block, verify_metadata
 from cache.view import FLIPS
 from cache.writer import CacheWriter
-from tests.cache.store_tools import small_manifest, write_store
+from tests.cache.store_tools import NO_ERROR, block_fields, small_manifest, write_store
 from tests.conftest import REPOSITORY
 
 # TensorStore's threads reserve about 0.5 GB of it.
@@ -468,6 +468,23 @@ def test_a_capture_does_not_write_through_links(tmp_path: Path, key: str) -> Non
     with pytest.raises(ValueError, match=f"{key} is a symbolic link"):
         CacheWriter(store, small_manifest(plan), plan)
     assert [file.name for file in elsewhere.iterdir()] == ["mine.partial"]
+
+
+def test_a_link_in_place_of_a_half_written_file_is_replaced(tmp_path: Path) -> None:
+    """Objects are written under another name first: where that is a link, what it points to stays as it is."""
+    store, elsewhere = tmp_path / "cache", tmp_path / "mine.txt"
+    plan = write_store(store)
+    elsewhere.write_text("mine")
+    for key in ("committed/c/1/0", "weight/c/1/0"):
+        (store / key).unlink()
+        (store / f"{key}.partial").symlink_to(elsewhere)
+    location = locate(store)
+    with pytest.raises(FileExistsError):
+        location.write({"weight/c/1/0": b"theirs"})
+    with CacheWriter(store, small_manifest(plan), plan) as writer:
+        assert writer.write(1, block_fields(plan, 1), NO_ERROR) > 0
+    assert elsewhere.read_text() == "mine"
+    assert verify_block(Store(store), 1) == []
 
 
 def test_ids_that_no_file_can_have_are_refused_when_planned() -> None:

@@ -256,8 +256,8 @@ def test_faults_now_and_then_are_survived(url: str, proxy: Proxy, tmp_path: Path
 
 READ_ONE = """
 import os, sys
-from cache import storage
-storage.STALL_SECONDS = int(os.environ.get("STALL_SECONDS", storage.STALL_SECONDS))
+from cache import s3
+s3.STALL_SECONDS = int(os.environ.get("STALL_SECONDS", s3.STALL_SECONDS))
 from tests.cache.store_tools import *
 print(read_in_child(sys.argv[1], "P0003__a__128__0___0"))
 """
