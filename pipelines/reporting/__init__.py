@@ -1,1 +1,3 @@
-"""Pages, charts, pictures and figures for people."""
+"""What people look at: the report of runs, and the figures, charts and pictures of a store."""
+
+import pipelines.base.openmmlab  # noqa: F401

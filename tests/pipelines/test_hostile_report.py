@@ -14,10 +14,11 @@ from cache.plan import Plan, PlannedPatch, make_plan
 from cache.reader import CacheReader
 from cache.view import FLIPS
 from cache.writer import CacheWriter
-from pipelines import inspect_cache, report, verify_cache
+from pipelines import inspect_cache, verify_cache
 from pipelines.base.command import printable, run_command
-from pipelines.report import Group, Run
+from pipelines.reporting.cache_sections import cache_sections
 from pipelines.reporting.page import page
+from pipelines.reporting.work_folders import FinishedRun, Group
 from tests.cache.store_tools import small_manifest, write_blocks
 from tests.pipelines.conftest import call
 
@@ -96,17 +97,19 @@ def test_a_manifest_that_steers_the_terminal_is_refused(tmp_path: Path, capfd) -
 
 
 class Tags(HTMLParser):
-    """Tags and their attributes of a page."""
+    """Tags, their attributes and their sources of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.found: set[str] = set()
         self.attributes: set[str] = set()
+        self.sources: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
         self.found.add(tag)
         self.attributes.update(name for name, _ in attributes)
+        self.sources += [value for name, value in attributes if name == "src"]
 
 
 @pytest.mark.parametrize("place", ["teacher", "numeric", "preprocessing", "region"])
@@ -123,11 +126,12 @@ def test_the_report_escapes_a_manifest(tmp_path: Path, place: str) -> None:
         "views": 4,
         "rows": 1,
     }
-    run = Run(tmp_path, "cached", {"cache": described}, None, {})
-    sections = report.cache_sections([Group(tmp_path, [run], {}, None)], pictures=False)
+    run = FinishedRun(tmp_path, "cached", {"cache": described}, None, {})
+    sections = cache_sections([Group(tmp_path, [run], {}, None)], pictures=False)
     text = page("title", "subtitle", sections, "footer")
     found = Tags(text)
-    assert not {"script", "img"} & found.found
+    assert "script" not in found.found
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in found.sources)
     assert not {name for name in found.attributes if name.startswith("on")}
     # Once as a key and once as a value of the manifest, once as the preset.
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 3

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from mmrotate.registry import MODELS
 from PIL import Image
 
 from cache.commits import stored_block_digest
@@ -20,7 +21,7 @@ from distill.teacher import FrozenTeacher
 from pipelines import inspect_cache, verify_cache
 from pipelines.base.experiment import load_config
 from pipelines.capture.views import TrainingViews
-from pipelines.reporting import cache_pictures
+from pipelines.reporting.drawn_view import busy_patch, decode_boxes
 from tests.cache.store_tools import contents
 from tests.pipelines.conftest import Project, call
 
@@ -210,11 +211,13 @@ def test_inspection_counts_what_is_there(project: Project, capfd, tmp_path) -> N
     assert all(figures["student"][name]["student"] < 1e-9 for name in ("cls", "box"))
     assert [Path(path).name for path in figures["pictures"]] == [
         "statistics.png",
-        "detections.png",
-        "distributions.png",
+        "region.jpg",
+        "detections.jpg",
+        "distributions.jpg",
     ]
     for path in figures["pictures"]:
         assert min(Image.open(path).size) > 400
+        assert Path(path).stat().st_size < 1e6
 
 
 def test_inspection_without_a_config(project: Project, capfd) -> None:
@@ -250,13 +253,13 @@ def test_drawn_boxes_are_the_teachers_detections(project: Project) -> None:
     reader = CacheReader(project.cache)
     views = TrainingViews(config, pixels=True)
     teacher = FrozenTeacher.load(project.config("teacher"), project.checkpoint)
-    patch_id = cache_pictures.busy_patch(reader)
+    patch_id = busy_patch(reader)
     sample = views.sample(patch_id, "vertical")
     record = reader.read(patch_id, "vertical")
     logits = torch.from_numpy(record.box_logits)
-    ours = cache_pictures.decode_boxes(teacher.adapter, sample, record.prior_index, logits)
+    ours = decode_boxes(teacher.adapter, sample, record.prior_index, logits)
 
-    preprocessor = cache_pictures.MODELS.build(config.model.data_preprocessor)
+    preprocessor = MODELS.build(config.model.data_preprocessor)
     maps = teacher.forward(preprocessor({"inputs": [sample.image], "data_samples": None})["inputs"])
     meta = {"img_shape": tuple(sample.image.shape[-2:]), "scale_factor": (1.0, 1.0)}
     predicted = teacher.model.bbox_head.predict_by_feat(
