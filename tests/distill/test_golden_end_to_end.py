@@ -24,6 +24,7 @@ from tests.distill.golden_tools import (
     loaded_crop,
 )
 
+pytestmark = pytest.mark.slow
 LEVELS = 5
 
 
