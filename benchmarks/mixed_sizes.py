@@ -72,8 +72,8 @@ def draw_batches(
 ) -> Iterator[tuple[str, list[str]]]:
     """`count` batches of patches of one padded size, and as many of any."""
     of_shape = defaultdict(list)
-    for patch_id in reader.plan.patch_ids:
-        of_shape[reader.patch_shape(patch_id)].append(patch_id)
+    for patch_id, shape in zip(reader.plan.patch_ids, reader.plan.patch_shape.tolist(), strict=True):
+        of_shape[tuple(shape)].append(patch_id)
     if len(of_shape) < 2:
         raise ValueError(f"cache {reader.path} holds patches of one size alone. Give one of several sizes (--cache)")
     groups = sorted(of_shape.items())

@@ -49,6 +49,20 @@ class TargetRecord:
         return len(self.prior_index)
 
 
+@dataclass(frozen=True)
+class StoredView:
+    """A view that a cache holds.
+
+    index: its position in the plan. image_sha256: of its patch's file. shape: height and width in pixels as the teacher
+    saw it, padding included.
+    """
+
+    view: View
+    index: int
+    image_sha256: bytes
+    shape: tuple[int, int]
+
+
 class CacheReader:
     """Reads the records of a store.
 
@@ -105,69 +119,59 @@ class CacheReader:
                 f"Finish the capture with: make cache-teacher CACHE={self.path}"
             )
 
-    def view_index(self, patch_id: str, flip: str) -> int:
-        """Position of a view in the plan.
+    def find(self, patch_id: str, flip: str) -> StoredView:
+        """A view, and what its patch was when the teacher saw it.
 
         Raises:
             ValueError: the cache holds no such view.
         """
-        view = View(patch_id, flip)
+        view, plan = View(patch_id, flip), self.plan
         patch = self._patch_position.get(patch_id)
         if patch is not None:
-            start, stop = np.searchsorted(self.plan.view_patch, [patch, patch + 1])
-            found = np.flatnonzero(self.plan.view_flip[start:stop] == flip_code(flip))
+            start, stop = np.searchsorted(plan.view_patch, [patch, patch + 1])
+            found = np.flatnonzero(plan.view_flip[start:stop] == flip_code(flip))
             if found.size:
-                return int(start + found[0])
+                height, width = plan.patch_shape[patch].tolist()
+                return StoredView(view, int(start + found[0]), plan.image_sha256[patch].tobytes(), (height, width))
         raise ValueError(
-            f"cache {self.path} holds no view {view} ({len(self.plan.patch_ids)} patches, flips "
+            f"cache {self.path} holds no view {view} ({len(plan.patch_ids)} patches, flips "
             f"{', '.join(self.manifest.views['flips'])}). Build a cache of the data that the student trains on"
         )
 
-    def require_image(self, patch_id: str, image_sha256: bytes) -> None:
+    def require_image(self, stored: StoredView, image_sha256: bytes) -> None:
         """Refuse a patch whose file is not the one the teacher has seen.
 
         Raises:
-            ValueError: naming patch, both digests and the cure; or the patch is not in the cache.
+            ValueError: naming patch, both digests and the cure.
         """
-        stored = self.plan.image_sha256[self._position(patch_id)].tobytes()
-        if stored != image_sha256:
+        if stored.image_sha256 != image_sha256:
             raise ValueError(
-                f"cache {self.path}, patch {patch_id}: image_sha256 is {stored.hex()[:16]}… in the cache but "
-                f"{image_sha256.hex()[:16]}… on disk. Restore the image, or capture a new cache"
+                f"cache {self.path}, patch {stored.view.patch_id}: image_sha256 is {stored.image_sha256.hex()[:16]}… "
+                f"in the cache but {image_sha256.hex()[:16]}… on disk. Restore the image, or capture a new cache"
             )
-
-    def patch_shape(self, patch_id: str) -> tuple[int, int]:
-        """Height and width in pixels of a patch's views as the teacher saw them, padding included.
-
-        Raises:
-            ValueError: the cache holds no such patch.
-        """
-        height, width = self.plan.patch_shape[self._position(patch_id)].tolist()
-        return height, width
-
-    def _position(self, patch_id: str) -> int:
-        position = self._patch_position.get(patch_id)
-        if position is None:
-            raise ValueError(
-                f"cache {self.path} holds no patch {patch_id}. Build a cache of the student's training set"
-            )
-        return position
 
     def read(self, patch_id: str, flip: str) -> TargetRecord:
         """The record of one view.
 
         Raises:
-            ValueError: no such view, a view of a block that was never captured, a damaged record, or a process that
-                was forked from one that has read records.
+            ValueError: no such view, or as `read_found`.
         """
-        view_index = self.view_index(patch_id, flip)
-        block = int(self.plan.block[view_index])
+        return self.read_found(self.find(patch_id, flip))
+
+    def read_found(self, found: StoredView) -> TargetRecord:
+        """The record of a view that `find` has found.
+
+        Raises:
+            ValueError: a view of a block that was never captured, a damaged record, or a process that was forked from
+                one that has read records.
+        """
+        block = int(self.plan.block[found.index])
         if block not in self._readable:
             self._require_readable(block)
         _require_tensorstore_process()
         if not self._arrays:
             self._arrays = _open_arrays(self.location, self.store.names.record)
-        rows = {name: self._rows(name, view_index) for name in self._arrays}
+        rows = {name: self._rows(name, found.index) for name in self._arrays}
         try:
             # All fields at once; a block without rows has no objects to ask.
             futures = {
@@ -184,11 +188,10 @@ class CacheReader:
         except ValueError as error:
             # TensorStore's own text names the object and what is wrong with it.
             reason = self.location.describe_unanswered(error) or f"{error}. Run make verify-cache"
-            raise ValueError(f"cache {self.path}, view {self.plan.view(view_index)}: {reason}") from error
+            raise ValueError(f"cache {self.path}, view {found.view}: {reason}") from error
         prior_index = stored["prior_index"].astype(np.int64)
         if (np.diff(prior_index) <= 0).any() or not (stored["weight"] > 0).all():
-            view = self.plan.view(view_index)
-            raise ValueError(f"cache {self.path}, view {view}: the record is damaged. Run make verify-cache")
+            raise ValueError(f"cache {self.path}, view {found.view}: the record is damaged. Run make verify-cache")
         return TargetRecord(
             prior_index,
             **{name: codec.decode(stored[name]) for name, codec in self._codecs.items()},

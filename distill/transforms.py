@@ -151,20 +151,20 @@ class LoadTeacherTargets(BaseTransform):
         if self._reader is None:
             self._reader = CacheReader(self.cache)
         patch_id, flip = str(results["img_id"]), results.get("flip_direction") or "none"
+        stored = self._reader.find(patch_id, flip)
         if self.check_image:
-            self._reader.require_image(patch_id, results["img_sha256"])
-        stored = self._reader.patch_shape(patch_id)
+            self._reader.require_image(stored, results["img_sha256"])
         divisor = self._reader.manifest.preprocessing["pad_size_divisor"]
         found = padded_shape(results["img_shape"], divisor)
         # Another size would move every flat index.
-        if found != stored:
+        if found != stored.shape:
             raise ValueError(
-                f"cache {self.cache}, patch {patch_id}: its size is {stored} in the cache but {found} here, with "
+                f"cache {self.cache}, patch {patch_id}: its size is {stored.shape} in the cache but {found} here, with "
                 "padding. Resize and pad as the cache's preprocessing says, or capture a new cache"
             )
-        record = self._reader.read(patch_id, flip)
+        record = self._reader.read_found(stored)
         if self.region is not None:
-            grid = grid_of(self._reader.manifest.head, stored)
+            grid = grid_of(self._reader.manifest.head, stored.shape)
             assert grid is not None
             record = self._part_of(record, results, grid, self.region)
         if not self.assignment:

@@ -49,7 +49,7 @@ def draw_patch(
     patch_id = patch_id or busy_patch(reader)
     flips = list(reader.manifest.views["flips"])
     flip = flip or flips[-1]
-    reader.view_index(patch_id, flip)
+    reader.find(patch_id, flip)
     if patch_id not in views:
         raise ValueError(f"patch {patch_id} is in the cache but not in the training set. Give another --patch")
     drawn = [draw_ready(config, views, reader, patch_id, name) for name in flips]

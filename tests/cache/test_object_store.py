@@ -393,7 +393,7 @@ def test_a_record_is_read_by_ranges(url: str, proxy: Proxy) -> None:
     write_store(url, plan)
     bucket, reader = bucket_at(url), CacheReader(url)
     view = plan.view(int(plan.rows_per_view.argmax()))
-    reader.view_index(view.patch_id, view.flip)
+    reader.find(view.patch_id, view.flip)
     proxy.requests.clear()
     assert len(reader.read(view.patch_id, view.flip)) > 0
     shards = {f"{bucket.prefix}/{key}": size for key, size in bucket.sizes("box_logits/c/").items()}

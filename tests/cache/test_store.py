@@ -345,9 +345,10 @@ def test_unknown_views_are_refused(tmp_path: Path) -> None:
 
 def test_another_image_is_refused(store: Path) -> None:
     reader = CacheReader(store)
-    reader.require_image("P0002__a__128__0___0", bytes([2]) * 32)
+    stored = reader.find("P0002__a__128__0___0", "none")
+    reader.require_image(stored, bytes([2]) * 32)
     with pytest.raises(ValueError, match=r"P0002.*image_sha256 is 0202.* in the cache but 0303.* on disk"):
-        reader.require_image("P0002__a__128__0___0", bytes([3]) * 32)
+        reader.require_image(stored, bytes([3]) * 32)
 
 
 @pytest.mark.parametrize("name", RECORD_FIELDS)

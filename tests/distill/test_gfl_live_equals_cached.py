@@ -138,7 +138,7 @@ def test_the_store_holds_two_views_of_every_size(twins) -> None:
     assert reader.manifest.head["kind"] == "gfl"
     assert (reader.manifest.head["num_bins"], reader.manifest.head["box_parameters"][0]) == (17, "left")
     assert reader.manifest.views == {"flips": ["none", "horizontal"], "flip_offset": 0.0}
-    shapes = [reader.patch_shape(patch) for patch in twins.patch_ids]
+    shapes = [reader.find(patch, "none").shape for patch in twins.patch_ids]
     # The last becomes 160 x 124, and every side is padded to a multiple of 32.
     assert shapes == [(128, 128), (128, 128), (128, 160), (128, 160), (160, 128)]
 
