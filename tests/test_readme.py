@@ -83,24 +83,11 @@ def test_every_figure_is_filled_in(page: str) -> None:
     assert re.findall(r"\{\{.*?\}\}", read(page)) == []
 
 
-@pytest.mark.parametrize("page", READMES)
-def test_the_map_names_every_module(page: str) -> None:
-    (drawn,) = (text for text in blocks(page, "text") if text.startswith("cache/"))
-    sections = re.split(r"^(?=\w+/)", drawn, flags=re.MULTILINE)
-    for package in PACKAGES:
-        (section,) = (text for text in sections if text.startswith(f"{package}/"))
-        named = set(re.findall(r"[\w*]+\.py", section))
-        modules = {path.name for path in (REPOSITORY / package).glob("*.py")} - {"__init__.py"}
-        covered = {module for module in modules if any(Path(module).match(name) for name in named)}
-        assert covered == modules, f"{package}: not in the map"
-        assert all(any(Path(module).match(name) for module in modules) for name in named), f"{package}: no such module"
-
-
 def source_messages() -> str:
     """Every text of the packages' sources, values in braces replaced by an ellipsis."""
     texts = []
     for package in PACKAGES:
-        for path in sorted((REPOSITORY / package).glob("*.py")):
+        for path in sorted((REPOSITORY / package).rglob("*.py")):
             texts += [_text(node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     return "\n".join(text for text in texts if text)
 
