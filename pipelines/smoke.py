@@ -46,8 +46,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cache.manifest import differences, fingerprint, shown
-from pipelines.command import run_command
+from cache.manifest import Manifest, differences, shown
+from pipelines.base.command import run_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GOLDEN = REPOSITORY / "tests/golden/smoke.json"
@@ -138,7 +138,7 @@ def prepare_process() -> None:
     import cv2
     import torch
 
-    import pipelines.openmmlab  # noqa: F401
+    import pipelines.base.openmmlab  # noqa: F401
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -229,7 +229,7 @@ def read_store(path: Path) -> Figures:
         digest = digests.setdefault(name.partition("/")[0], hashlib.sha256())
         digest.update(f"{name} {file.stat().st_size}\n".encode() + file.read_bytes())
     store = {name: digest.hexdigest() for name, digest in digests.items()}
-    return {"manifest": manifest, "store": {"fingerprint": fingerprint(manifest), **store}}
+    return {"manifest": manifest, "store": {"fingerprint": Manifest.from_json(manifest).fingerprint, **store}}
 
 
 def compare(recorded: Figures, found: Figures) -> list[Difference]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.command import run_command
+from pipelines.base.command import run_command
 from pipelines.smoke import AP_TOLERANCE, GOLDEN, LOSS_TOLERANCE, compare, main, make_parser
 from tests.conftest import REPOSITORY
 
