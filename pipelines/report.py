@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
     sections += cache_sections(groups, pictures=not arguments.no_pictures)
     sections.append(environment_section(groups))
     runs = sum(len(group.runs) for group in groups)
-    subtitle = f"{runs} training runs in {', '.join(map(str, folders))}"
+    subtitle = f"Training runs: {runs}, in {', '.join(map(str, folders))}"
     made = f"Made by python -m pipelines.report, {code_text(describe_code())}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
     out = Path(arguments.out) if arguments.out else folders[0] / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)

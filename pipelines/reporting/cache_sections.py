@@ -84,7 +84,7 @@ def cache_tiles(described: Mapping[str, Any], students: int) -> list[Tile]:
     if size:
         tiles.insert(0, Tile(f"{size / 1e6:,.1f} MB", f"on disk, preset {described['preset']}", COLOURS["cached"]))
         tiles += [Tile(f"{size / rows:.1f}", "bytes a row")] if rows else []
-    return [*tiles, Tile(str(students), "students of this report read it")]
+    return [*tiles, Tile(str(students), "of these runs read it")]
 
 
 def size_card(described: Mapping[str, Any], reader: CacheReader) -> Card:

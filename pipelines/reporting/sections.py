@@ -121,7 +121,7 @@ def sweep_section(title: str, sweep: Mapping[str, Any]) -> Section:
             *(Tile(f"{100 * row['AP']:.1f}", f"AP of {row['name']}", COLOURS["plain"]) for row in plain),
             Tile(f"{len(rows)} of {wanted}", "runs finished"),
         ],
-        [f"{left} runs are not finished; the same command goes on with them."] if left else [],
+        [f"Not finished: {left} of {wanted}. The same command goes on with them."] if left else [],
         [Card("AP against settings, percent", figure=plot), Card("All runs", table=results_table(rows))],
     )
 
