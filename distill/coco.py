@@ -101,7 +101,8 @@ class CocoBoxMetric(CocoMetric):
 
     A size that no object has gets no figure.
 
-    ann_file: annotations of the evaluated images; an image that was not inferred counts as one without detections.
+    ann_file: annotations of the evaluated images, below `data_root`; an image that was not inferred counts as one
+        without detections.
     outfile_prefix: folder for `detections.bbox.json` (COCO's result format) and `evaluation.json`; None writes nothing.
 
     Raises:
@@ -111,12 +112,13 @@ class CocoBoxMetric(CocoMetric):
     def __init__(
         self,
         ann_file: str,
+        data_root: str = "",
         outfile_prefix: str | None = None,
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        self._coco_api = CheckedAnnotations(ann_file)
+        self._coco_api = CheckedAnnotations(str(Path(data_root) / ann_file))
         self.out_folder = None if outfile_prefix is None else Path(outfile_prefix)
 
     def compute_metrics(self, results: list[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, float]:

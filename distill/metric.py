@@ -35,8 +35,8 @@ from distill.dota import parse_patch_name
 class DotaDevkitMetric(BaseMetric):
     """AP, AP50, ... AP95 (fractions) by the DOTA devkit's protocol, after merging patches into images.
 
-    label_folder: labelTxt of the unsplit images; with `merge=False`, of the patches. Read at once, so that a wrong path
-        stops the run before it has inferred anything.
+    label_folder: labelTxt of the unsplit images, below `data_root`; with `merge=False`, of the patches. Read at once,
+        so that a wrong path stops the run before it has inferred anything.
     image_list: file with the ids to evaluate, one a line; None takes every label file. Other images are passed over.
     merge: shift patches into their images and apply NMS there; False evaluates every patch on its own.
     nms_threshold: IoU above which the merging drops the lower score.
@@ -55,6 +55,7 @@ class DotaDevkitMetric(BaseMetric):
     def __init__(
         self,
         label_folder: str,
+        data_root: str = "",
         image_list: str | None = None,
         merge: bool = True,
         nms_threshold: float = MERGE_NMS_THRESHOLD,
@@ -66,14 +67,16 @@ class DotaDevkitMetric(BaseMetric):
         collect_dir: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
-        self.label_folder = label_folder
+        self.label_folder = str(Path(data_root) / label_folder)
         self.image_list = image_list
         self.merge = merge
         self.nms_threshold = nms_threshold
         self.thresholds = tuple(thresholds)
         self.out_folder = None if outfile_prefix is None else Path(outfile_prefix)
         self.legacy_cumulative = legacy_cumulative
-        self.ground_truth = read_ground_truth(label_folder, None if image_list is None else read_image_list(image_list))
+        self.ground_truth = read_ground_truth(
+            self.label_folder, None if image_list is None else read_image_list(image_list)
+        )
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Keep name, polygons, scores and labels of each sample.

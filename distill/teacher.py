@@ -17,6 +17,7 @@ from distill.adapter import HeadAdapter, adapter_of
 from distill.checkpoint import load_checkpoint, load_weights, state_dict_of, weights_digest
 from distill.interface import describe_interface
 from distill.rows import Maps
+from distill.settings import read_config
 
 
 class FrozenTeacher:
@@ -43,7 +44,7 @@ class FrozenTeacher:
         if not isinstance(config, Config):
             if not Path(config).is_file():
                 raise ValueError(f"teacher config {config} does not exist. Give TEACHER=<config file>")
-            config = Config.fromfile(config)
+            config = read_config(config)
         state = state_dict_of(load_checkpoint(checkpoint), checkpoint)
         model_config = _without_downloads(config.model.to_dict())
         model = MODELS.build(model_config)

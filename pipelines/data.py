@@ -22,9 +22,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from distill.settings import read_config
 from pipelines.base.command import available_cores, existing_file, positive_int, run_command
 from pipelines.prepare.coco import prepare_coco
-from pipelines.prepare.data_folder import load_file
 from pipelines.prepare.dota import prepare_dota
 
 FORMATS = {"dota": prepare_dota, "coco": prepare_coco}
@@ -33,7 +33,7 @@ FORMATS = {"dota": prepare_dota, "coco": prepare_coco}
 def main(arguments: argparse.Namespace) -> None:
     """Config -> what it trains and validates on, in its data_root."""
     started = time.perf_counter()
-    config = load_file(arguments.config)
+    config = read_config(arguments.config, imports=False)
     data_format = config.get("data_format", "dota")
     if data_format not in FORMATS:
         raise ValueError(f"{arguments.config}: data_format is {data_format!r}; one of {', '.join(FORMATS)} is needed")

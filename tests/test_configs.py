@@ -189,8 +189,7 @@ def test_config_takes_a_training_step(path, data_root, checkpoints) -> None:
 @pytest.mark.parametrize("path", SWEEPS)
 def test_every_student_of_a_sweep_takes_a_training_step(path, data_root) -> None:
     sweep = load_sweep(path)
-    base = load_config(sweep.base)
-    for name, config in run_configs(sweep, base).items():
+    for name, config in run_configs(sweep).items():
         model = build(config)
         model.train()
         losses = model.train_step(one_batch(config, data_root, model), build_optim_wrapper(model, config.optim_wrapper))
@@ -204,7 +203,7 @@ def test_a_sweep_tells_its_story_and_its_students_differ(path) -> None:
     header = story(path)
     assert f"make sweep SWEEP={path}" in header
     sweep = load_sweep(path)
-    configs = [config.to_dict() for config in run_configs(sweep, load_config(sweep.base)).values()]
+    configs = [config.to_dict() for config in run_configs(sweep).values()]
     assert len(configs) >= 6
     assert all(one != other for place, one in enumerate(configs) for other in configs[:place])
 

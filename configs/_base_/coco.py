@@ -43,10 +43,8 @@ train_dataloader = dict(
     batch_sampler=dict(type="mmdet.AspectRatioBatchSampler"),
     dataset=dict(
         type="CocoImageDataset",
-        data_root=data_root,
         data_prefix=dict(img_path="train2017/"),
         ann_file="annotations/instances_train2017.json",
-        metainfo=dict(classes=classes),
         filter_cfg=dict(filter_empty_gt=True, min_size=32),
         pipeline=train_pipeline,
     ),
@@ -59,14 +57,10 @@ val_dataloader = dict(
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="CocoImageDataset",
-        data_root=data_root,
         data_prefix=dict(img_path="val2017/"),
         ann_file="annotations/instances_val2017.json",
-        metainfo=dict(classes=classes),
         test_mode=True,
         pipeline=test_pipeline,
     ),
 )
-test_dataloader = val_dataloader
-val_evaluator = dict(type="CocoBoxMetric", ann_file=data_root + "annotations/instances_val2017.json")
-test_evaluator = val_evaluator
+val_evaluator = dict(type="CocoBoxMetric", ann_file="annotations/instances_val2017.json")

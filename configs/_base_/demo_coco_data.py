@@ -22,7 +22,6 @@ test_pipeline = [
     dict(type="mmdet.PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 
-dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
@@ -32,7 +31,6 @@ train_dataloader = dict(
         data_prefix=dict(img_path="train/images/"),
         ann_file="annotations/instances_train.json",
         pipeline=train_pipeline,
-        **dataset,
     ),
 )
 val_dataloader = dict(
@@ -43,11 +41,8 @@ val_dataloader = dict(
         data_prefix=dict(img_path="val/images/"),
         ann_file="annotations/instances_val.json",
         pipeline=test_pipeline,
-        **dataset,
     ),
 )
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + "annotations/instances_val.json")
-test_evaluator = val_evaluator
+val_evaluator = dict(ann_file="annotations/instances_val.json")
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")

@@ -8,11 +8,7 @@ patch_size = 128
 patch_overlap = 32
 scenes = dict(train=300, val=80, image_size=(128, 128), scale=0.45, seed=0)
 
-dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
-train_dataloader = dict(batch_size=8, num_workers=1, sampler=dict(type="InfiniteSampler"), dataset=dataset)
-val_dataloader = dict(batch_size=8, num_workers=1, persistent_workers=False, dataset=dataset)
-test_dataloader = val_dataloader
-val_evaluator = dict(label_folder=data_root + "val/labelTxt/")
-test_evaluator = val_evaluator
+train_dataloader = dict(batch_size=8, num_workers=1, sampler=dict(type="InfiniteSampler"))
+val_dataloader = dict(batch_size=8, num_workers=1, persistent_workers=False)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")

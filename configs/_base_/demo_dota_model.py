@@ -4,5 +4,5 @@ _base_ = ["./demo_model.py"]
 
 model = dict(
     neck=dict(num_outs=5),
-    bbox_head=dict(num_classes=15, anchor_generator=dict(octave_base_scale=4, strides=[8, 16, 32, 64, 128])),
+    bbox_head=dict(anchor_generator=dict(octave_base_scale=4, strides=[8, 16, 32, 64, 128])),
 )

@@ -7,7 +7,7 @@ model = dict(
     backbone=dict(base_channels=32, frozen_stages=-1, norm_eval=False, zero_init_residual=False, init_cfg=None),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, add_extra_convs=False, num_outs=3, norm_cfg=norm),
     bbox_head=dict(
-        num_classes=5,
+        num_classes=None,  # as many as `classes`
         in_channels=64,
         feat_channels=64,
         stacked_convs=1,

@@ -30,7 +30,7 @@ model = dict(
     ),
     bbox_head=dict(
         type="RotatedRetinaDistributionHead",
-        num_classes=5,
+        num_classes=None,  # as many as `classes`
         in_channels=64,
         feat_channels=64,
         stacked_convs=1,

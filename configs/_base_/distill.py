@@ -1,6 +1,6 @@
 """What makes a plain student a distilled one: the published LD + KD, the region, and where the cache lies."""
 
-# Filled in by a student's config: the teacher that `make cache-teacher` runs, and the store it fills.
+# A student's config adds `teacher`, which `make cache-teacher` runs, and `cache`, the store that it fills.
 region = dict(factor=0.25, topk=9)
 # exact, half, default, small, or dtypes and steps: dict(_delete_=True, preset="small", cls_logits=0.125)
 codec = "default"

@@ -33,10 +33,8 @@ train_dataloader = dict(
     batch_sampler=None,
     dataset=dict(
         type="DotaPatchDataset",
-        data_root=data_root,
         data_prefix=dict(img_path="train/images/"),
         ann_file="train/annfiles/",
-        metainfo=dict(classes=classes),
         filter_cfg=dict(filter_empty_gt=True),
         pipeline={{_base_.train_pipeline}},
     ),
@@ -49,14 +47,10 @@ val_dataloader = dict(
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="DotaPatchDataset",
-        data_root=data_root,
         data_prefix=dict(img_path="val/images/"),
         ann_file="val/annfiles/",
-        metainfo=dict(classes=classes),
         test_mode=True,
         pipeline={{_base_.test_pipeline}},
     ),
 )
-test_dataloader = val_dataloader
-val_evaluator = dict(type="DotaDevkitMetric", label_folder=data_root + "val/labelTxt/")
-test_evaluator = val_evaluator
+val_evaluator = dict(type="DotaDevkitMetric", label_folder="val/labelTxt/")

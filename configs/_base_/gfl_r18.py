@@ -30,7 +30,7 @@ model = dict(
     ),
     bbox_head=dict(
         type="mmdet.GFLHead",
-        num_classes=80,
+        num_classes=None,  # as many as `classes`
         in_channels=256,
         stacked_convs=4,
         feat_channels=256,

@@ -33,7 +33,7 @@ model = dict(
     ),
     bbox_head=dict(
         type="RotatedRetinaDistributionHead",
-        num_classes=15,
+        num_classes=None,  # as many as `classes`
         in_channels=256,
         feat_channels=256,
         stacked_convs=4,

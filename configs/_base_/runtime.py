@@ -17,7 +17,7 @@ env_cfg = dict(
     cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl")
 )
 vis_backends = [dict(type="LocalVisBackend")]
-visualizer = dict(type="mmdet.DetLocalVisualizer", vis_backends=vis_backends)
+visualizer = dict(type="mmdet.DetLocalVisualizer")
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)
 log_level = "INFO"
 load_from = None

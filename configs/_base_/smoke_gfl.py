@@ -11,12 +11,9 @@ model = dict(
     bbox_head=dict(in_channels=32, feat_channels=32),
     test_cfg=dict(score_thr=0.0),  # so few steps leave no detection that is sure of itself
 )
-loader = dict(batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+loader = dict(batch_size=4, num_workers=0, persistent_workers=False)
 train_dataloader = loader
 val_dataloader = loader
-test_dataloader = loader
-val_evaluator = dict(ann_file=data_root + "annotations/instances_val.json")
-test_evaluator = val_evaluator
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=6, val_begin=10000)  # make smoke evaluates
 # Adam's first steps would otherwise make as much of a rounding error as of a gradient.
 optim_wrapper = dict(optimizer=dict(eps=1e-3))

@@ -8,6 +8,6 @@ _base_ = ["./plain.py", "../_base_/distill.py"]
 teacher = dict(config="configs/demo/teacher.py", checkpoint="work_dirs/demo_teacher/iter_480.pth")
 cache = "caches/demo.zarr"
 
-model = dict(type="CachedDistiller", distillation={{_base_.distillation}})
+model = dict(type="CachedDistiller")
 train_dataloader = dict(dataset=dict(pipeline={{_base_.distill_pipeline}}))
 work_dir = "work_dirs/demo_distill"

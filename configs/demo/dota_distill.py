@@ -9,7 +9,7 @@ _base_ = ["../_base_/dota.py", "../_base_/demo_dota_model.py", "../_base_/distil
 teacher = dict(config="configs/demo/dota_teacher.py", checkpoint="work_dirs/demo_dota_teacher/iter_20.pth")
 cache = "caches/demo_dota.zarr"
 
-model = dict(type="CachedDistiller", distillation={{_base_.distillation}})
+model = dict(type="CachedDistiller")
 train_dataloader = dict(sampler=dict(type="InfiniteSampler"), dataset=dict(pipeline={{_base_.distill_pipeline}}))
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=20, val_begin=10000)  # make evaluate measures
 val_cfg = dict(type="ValLoop")

@@ -11,6 +11,6 @@ _base_ = ["./gfl_plain.py", "../_base_/distill_gfl.py"]
 teacher = dict(config="configs/demo/gfl_teacher.py", checkpoint="work_dirs/demo_gfl_teacher/iter_320.pth")
 cache = "caches/demo_gfl.zarr"
 
-model = dict(type="CachedDistiller", bbox_head=dict(type="GFLStudentHead"), distillation={{_base_.distillation}})
+model = dict(type="CachedDistiller", bbox_head=dict(type="GFLStudentHead"))
 train_dataloader = dict(dataset=dict(pipeline={{_base_.distill_pipeline}}))
 work_dir = "work_dirs/demo_gfl_distill"

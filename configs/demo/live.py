@@ -6,5 +6,5 @@ Command: make train CONFIG=configs/demo/live.py
 _base_ = ["./plain.py", "../_base_/distill.py"]
 
 teacher = dict(config="configs/demo/teacher.py", checkpoint="work_dirs/demo_teacher/iter_480.pth")
-model = dict(type="LiveDistiller", distillation={{_base_.distillation}}, teacher=teacher, region={{_base_.region}})
+model = dict(type="LiveDistiller")
 work_dir = "work_dirs/demo_live"

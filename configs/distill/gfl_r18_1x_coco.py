@@ -13,6 +13,6 @@ teacher = dict(
 )
 cache = "caches/gfl_r101_coco.zarr"
 
-model = dict(type="CachedDistiller", bbox_head=dict(type="GFLStudentHead"), distillation={{_base_.distillation}})
+model = dict(type="CachedDistiller", bbox_head=dict(type="GFLStudentHead"))
 train_dataloader = dict(dataset=dict(pipeline={{_base_.distill_pipeline}}))
 work_dir = "work_dirs/distill_gfl_r18_1x_coco"

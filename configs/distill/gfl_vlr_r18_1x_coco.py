@@ -14,6 +14,6 @@ teacher = dict(
 )
 cache = "caches/gfl_r101_vlr_coco.zarr"
 
-model = dict(type="CachedDistiller", bbox_head=dict(type="GFLStudentHead"), distillation={{_base_.distillation}})
+model = dict(type="CachedDistiller", bbox_head=dict(type="GFLStudentHead"))
 train_dataloader = dict(dataset=dict(pipeline={{_base_.distill_pipeline}}))
 work_dir = "work_dirs/distill_gfl_vlr_r18_1x_coco"

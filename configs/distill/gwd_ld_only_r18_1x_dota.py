@@ -8,5 +8,5 @@ Published AP, AP50, AP70, AP90: none for one term alone on this row. Expect an A
 
 _base_ = ["./gwd_r18_1x_dota.py"]
 
-model = dict(distillation=dict(loss_kd=None))
+distillation = dict(loss_kd=None)
 work_dir = "work_dirs/distill_gwd_ld_only_r18_1x_dota"

@@ -11,6 +11,6 @@ _base_ = ["../plain/kld_r18_1x_dota.py", "../_base_/distill_kld.py"]
 teacher = dict(config="configs/teacher/kld_r34_2x_dota.py", checkpoint="work_dirs/teacher_kld_r34_2x_dota/epoch_24.pth")
 cache = "caches/kld_r34_dota.zarr"
 
-model = dict(type="CachedDistiller", distillation={{_base_.distillation}})
+model = dict(type="CachedDistiller")
 train_dataloader = dict(dataset=dict(pipeline={{_base_.distill_pipeline}}))
 work_dir = "work_dirs/distill_kld_r18_1x_dota"

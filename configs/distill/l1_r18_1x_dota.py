@@ -18,6 +18,6 @@ cache = "caches/l1_r34_dota.zarr"
 # Rotated IoU with every prior takes seconds a view on a CPU, which is where planning would compute it.
 plan_assignment = False
 
-model = dict(type="CachedDistiller", distillation={{_base_.distillation}})
+model = dict(type="CachedDistiller")
 train_dataloader = dict(dataset=dict(pipeline={{_base_.distill_pipeline}}))
 work_dir = "work_dirs/distill_l1_r18_1x_dota"

@@ -13,8 +13,5 @@ teacher = dict(
 model = dict(
     type="LiveDistiller",
     bbox_head=dict(type="GFLStudentHead"),
-    distillation={{_base_.distillation}},
-    teacher=teacher,
-    region={{_base_.region}},
 )
 work_dir = "work_dirs/live_gfl_r18_1x_coco"

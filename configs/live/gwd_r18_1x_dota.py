@@ -10,5 +10,5 @@ estimates: they depend on AP65 and AP85, which were not published).
 _base_ = ["../plain/gwd_r18_1x_dota.py", "../_base_/distill.py"]
 
 teacher = dict(config="configs/teacher/gwd_r34_2x_dota.py", checkpoint="work_dirs/teacher_gwd_r34_2x_dota/epoch_24.pth")
-model = dict(type="LiveDistiller", distillation={{_base_.distillation}}, teacher=teacher, region={{_base_.region}})
+model = dict(type="LiveDistiller")
 work_dir = "work_dirs/live_gwd_r18_1x_dota"

@@ -8,5 +8,5 @@ Published AP, AP50, AP70, AP90: none; the published repository has this config (
 _base_ = ["../plain/kld_r18_1x_dota.py", "../_base_/distill_kld.py"]
 
 teacher = dict(config="configs/teacher/kld_r34_2x_dota.py", checkpoint="work_dirs/teacher_kld_r34_2x_dota/epoch_24.pth")
-model = dict(type="LiveDistiller", distillation={{_base_.distillation}}, teacher=teacher, region={{_base_.region}})
+model = dict(type="LiveDistiller")
 work_dir = "work_dirs/live_kld_r18_1x_dota"

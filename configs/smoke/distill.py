@@ -9,6 +9,6 @@ _base_ = ["./plain.py", "../_base_/distill.py"]
 teacher = dict(config="configs/smoke/teacher.py", checkpoint="work_dirs/smoke_teacher/iter_6.pth")
 cache = "caches/smoke.zarr"
 
-model = dict(type="CachedDistiller", distillation={{_base_.distillation}})
+model = dict(type="CachedDistiller")
 train_dataloader = dict(dataset=dict(pipeline={{_base_.distill_pipeline}}))
 work_dir = "work_dirs/smoke_distill"

@@ -9,6 +9,6 @@ _base_ = ["./gfl_plain.py", "../_base_/distill_gfl_vlr.py"]
 teacher = dict(config="configs/smoke/gfl_teacher.py", checkpoint="work_dirs/smoke_gfl_teacher/iter_6.pth")
 cache = "caches/smoke_gfl.zarr"
 
-model = dict(type="CachedDistiller", bbox_head=dict(type="GFLStudentHead"), distillation={{_base_.distillation}})
+model = dict(type="CachedDistiller", bbox_head=dict(type="GFLStudentHead"))
 train_dataloader = dict(dataset=dict(pipeline={{_base_.distill_pipeline}}))
 work_dir = "work_dirs/smoke_gfl_distill"

@@ -9,9 +9,9 @@ base = "configs/demo/distill.py"
 baseline = "configs/demo/plain.py"
 runs = dict(
     both=dict(),
-    ld_only={"model.distillation.loss_kd": None},
-    kd_only={"model.distillation.loss_ld": None},
-    ld_t10={"model.distillation.loss_ld.temperature": 10.0},
+    ld_only={"distillation.loss_kd": None},
+    kd_only={"distillation.loss_ld": None},
+    ld_t10={"distillation.loss_ld.temperature": 10.0},
     main_region={"region.factor": 1.0},
     seed1={"randomness.seed": 1},
 )

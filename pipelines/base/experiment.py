@@ -20,24 +20,20 @@ from cache.manifest import as_stored
 from distill.adapter import HeadAdapter, adapter_of
 from distill.interface import describe_interface, require_classes
 from distill.region import describe_region
+from distill.settings import read_config
 from distill.transforms import describe_views, fixed_steps, view_steps
+from pipelines.base.options import require_known_options
 
 
-def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file, apply `--cfg-options`, and register what it names.
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None, *, source: str = "--cfg-options") -> Config:
+    """Read a config file, apply options, register what it names, and refuse what would have no effect.
 
     Raises:
-        ValueError: the file is missing or does not parse.
+        ValueError: as `read_config` and `require_known_options`.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"config {path} does not exist; see configs/ for those that come with the project")
-    try:
-        config = Config.fromfile(path)
-    except (SyntaxError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"config {path} cannot be read: {error}") from error
-    if options:
-        config.merge_from_dict(dict(options))
+    config = read_config(path, options, source=source)
     init_default_scope(config.get("default_scope", "mmrotate"))
+    require_known_options(config, f"config {path}")
     return config
 
 

@@ -17,22 +17,6 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val")
 
 
-def load_file(path: Path) -> Config:
-    """Read a config file.
-
-    Raises:
-        ValueError: the file is no config.
-    """
-    # Here and not at the top, because every worker process imports this module again; and without the config's
-    # custom imports, because data preparation needs no torch.
-    from mmengine.config import Config
-
-    try:
-        return Config.fromfile(path, import_custom_modules=False)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as a config: {error}") from error
-
-
 def require_data_keys(config: Config, keys: Sequence[str], path: Path) -> None:
     """Refuse a config that data cannot be made from.
 

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from cache.reader import CacheReader
+from distill.settings import parse_config
 from pipelines.base.experiment import load_config, require_keys
 from pipelines.studies.runs import Run, make_run, require_name, require_trainable
 from pipelines.training.kind import kind_of
@@ -31,12 +32,12 @@ class Sweep:
 
 
 def load_sweep(path: str | Path, work_dir: str | None = None) -> Sweep:
-    """Read a sweep file; `work_dir` goes before its own.
+    """Read a sweep file; `work_dir` goes before its own, and names that begin with _ are its own affair.
 
     Raises:
         ValueError: it is missing, has unknown or missing keys, or unusable names.
     """
-    values = load_config(path).to_dict()
+    values = {name: value for name, value in parse_config(path).to_dict().items() if not name.startswith("_")}
     known = {"base", "runs", "baseline", "work_dir"}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -63,7 +64,7 @@ def sweep_runs(sweep: Sweep, cache: str | None) -> list[Run]:
     """
     base = load_config(sweep.base)
     require_keys(base, ("region", "classes", "cache"), sweep.base)
-    configs = run_configs(sweep, base)
+    configs = run_configs(sweep)
     reader = CacheReader(cache or base.cache)
     runs = [
         make_run(name, config, sweep.work_dir, flatten(sweep.changes.get(name, {})), reader)
@@ -74,7 +75,7 @@ def sweep_runs(sweep: Sweep, cache: str | None) -> list[Run]:
     return runs
 
 
-def run_configs(sweep: Sweep, base: Config) -> dict[str, Config]:
+def run_configs(sweep: Sweep) -> dict[str, Config]:
     """The config of every run by its name, the baseline first.
 
     Raises:
@@ -83,10 +84,9 @@ def run_configs(sweep: Sweep, base: Config) -> dict[str, Config]:
     configs = {BASELINE: load_config(sweep.baseline)} if sweep.baseline else {}
     for name, options in sweep.changes.items():
         place = f"sweep {sweep.file}: run {name}"
-        _require_known_options(base, flatten(options), place)
         if "cache" in options:
             raise ValueError(f"{place} sets cache = {options['cache']!r}; a sweep reads one cache. Give CACHE= instead")
-        configs[name] = load_config(sweep.base, options)
+        configs[name] = load_config(sweep.base, flatten(options), source=place)
         if kind_of(configs[name]) != "cached":
             raise ValueError(
                 f"{place}: model.type is {configs[name].model.type}; a CachedDistiller is needed. Take a base of "
@@ -104,22 +104,6 @@ def flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _require_known_options(config: Config, settings: Mapping[str, Any], place: str) -> None:
-    """Refuse an option that the base config does not have: it would change nothing."""
-    for key in settings:
-        value: Any = config.to_dict()
-        for depth, part in enumerate(key.split(".")):
-            try:
-                value = _step_into(value, part)
-            except LookupError:
-                above = ".".join(key.split(".")[:depth]) or "the config"
-                there = ", ".join(map(str, value)) if isinstance(value, Mapping) else repr(value)
-                raise ValueError(
-                    f"{place}: option {key} is not in the base config; {above} has: {there}. Correct it, or give it a "
-                    "value in the base"
-                ) from None
 
 
 def value_at(config: Mapping[str, Any], key: str) -> Any:

@@ -8,12 +8,13 @@ from mmengine.config import Config
 
 from cache.storage import locate
 
-KINDS = {"CachedDistiller": "cached", "LiveDistiller": "live"}
+MODELS = {"cached": "CachedDistiller", "live": "LiveDistiller"}
 
 
 def kind_of(config: Config) -> str:
     """'cached', 'live' or 'plain' (without distillation; a teacher's own training is one too)."""
-    return KINDS.get(str(config.model.type).rpartition(".")[2], "plain")
+    model_type = str(config.model.type).rpartition(".")[2]
+    return next((kind for kind, name in MODELS.items() if name == model_type), "plain")
 
 
 def targets_step(config: Config) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from distill.settings import read_config
 from tests.conftest import REPOSITORY
 
 
@@ -13,7 +14,7 @@ from tests.conftest import REPOSITORY
 def gwd_config() -> Config:
     """The distilled student's config of the GWD row."""
     init_default_scope("mmrotate")
-    return Config.fromfile(REPOSITORY / "configs/distill/gwd_r18_1x_dota.py")
+    return read_config(REPOSITORY / "configs/distill/gwd_r18_1x_dota.py")
 
 
 @pytest.fixture(scope="session")

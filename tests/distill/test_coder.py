@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from mmrotate.registry import MODELS
 from mmrotate.structures.bbox import RotatedBoxes
 
 from distill.coder import LegacyDeltaXYWHTRBBoxCoder
+from distill.settings import read_config
 from tests.conftest import REPOSITORY
 
 PRIOR = (16, 24, 32, 16, 0)
@@ -52,7 +52,7 @@ def test_decoding_gives_the_same_rectangle(box, _) -> None:
 def test_box_loss_of_the_l1_config_by_hand() -> None:
     """Uniform bins expect deltas (0, 0, 0, 0, -1.5); the object is 60 x 30 px, upright in the image."""
     init_default_scope("mmrotate")
-    model = Config.fromfile(REPOSITORY / "configs/plain/l1_r18_1x_dota.py").model
+    model = read_config(REPOSITORY / "configs/plain/l1_r18_1x_dota.py").model
     head = MODELS.build({**model.bbox_head, "train_cfg": model.train_cfg, "test_cfg": model.test_cfg})
     sizes = [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]
     maps = [[torch.zeros(1, channels, *size) for size in sizes] for channels in (135, 405)]

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from distill.boxes import legacy_oc
+from distill.settings import read_config
 from tests.conftest import REPOSITORY
 from tests.distill.golden_tools import (
     CASES_AND_FLIPS,
@@ -44,8 +44,8 @@ def live_model(tmp_path_factory) -> Any:
     from mmrotate.registry import MODELS
 
     init_default_scope("mmrotate")
-    model = Config.fromfile(REPOSITORY / "configs/live/gwd_r18_1x_dota.py").model
-    teacher_config = Config.fromfile(REPOSITORY / "configs/teacher/gwd_r34_2x_dota.py")
+    model = read_config(REPOSITORY / "configs/live/gwd_r18_1x_dota.py").model
+    teacher_config = read_config(REPOSITORY / "configs/teacher/gwd_r34_2x_dota.py")
     teacher_config.model.backbone.init_cfg = model.backbone.init_cfg = None
     teacher = MODELS.build(teacher_config.model)
     fill_seeded_weights(teacher, TEACHER_SEED)
@@ -63,7 +63,7 @@ def live_model(tmp_path_factory) -> Any:
 def run(request, golden, dota_sample, live_model) -> Run:
     """The losses and the raw head outputs of one case."""
     case, flip = request.param.split("/")
-    config = Config.fromfile(REPOSITORY / "configs/live/gwd_r18_1x_dota.py")
+    config = read_config(REPOSITORY / "configs/live/gwd_r18_1x_dota.py")
     after_loading = [step for step in config.train_dataloader.dataset.pipeline if not step.type.count("Load")]
     packed = Compose(after_loading)({**loaded_crop(dota_sample, case), "forced_flip": flip})
     sample = packed["data_samples"]

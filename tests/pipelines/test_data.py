@@ -317,7 +317,7 @@ def test_config_with_a_syntax_error_is_one_line(tmp_path: Path, capsys: pytest.C
     config = tmp_path / "config.py"
     config.write_text("data_root = (\n")
     assert run(config) == 1
-    assert capsys.readouterr().err.startswith(f"error: {config} cannot be read as a config: ")
+    assert capsys.readouterr().err.startswith(f"error: config {config} cannot be read: ")
 
 
 @pytest.mark.parametrize(

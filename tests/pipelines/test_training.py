@@ -213,7 +213,7 @@ def test_tensorboard_gets_the_losses(project: Project, tmp_path) -> None:
 
 
 def test_options_of_the_command_line_reach_the_run(project: Project, tmp_path) -> None:
-    options = ("model.distillation.loss_kd=None", "model.distillation.loss_ld.loss_weight=20.0")
+    options = ("distillation.loss_kd=None", "distillation.loss_ld.loss_weight=20.0")
     run(project, tmp_path / "changed", *options)
     run(project, tmp_path / "published")
     changed, published = losses_of(tmp_path / "changed")[0], losses_of(tmp_path / "published")[0]

@@ -69,9 +69,9 @@ def test_the_student_trains_without_the_teacher(project: Project, tmp_path, monk
 def test_a_second_student_reads_the_same_cache(project: Project, tmp_path) -> None:
     before = contents(project.cache)
     options = [
-        "model.distillation.loss_ld.temperature=2.0",
-        "model.distillation.loss_ld.loss_weight=1.0",
-        "model.distillation.loss_kd.temperature=10.0",
+        "distillation.loss_ld.temperature=2.0",
+        "distillation.loss_ld.loss_weight=1.0",
+        "distillation.loss_kd.temperature=10.0",
     ]
     arguments = ["--config", project.config("distill"), "--work-dir", tmp_path, "--cfg-options", *options]
     assert call(distill, *arguments) == 0
