@@ -5,8 +5,6 @@ python -m benchmarks.mixed_sizes --config configs/demo/gfl_distill.py --student 
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import json
 import sys

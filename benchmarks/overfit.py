@@ -7,8 +7,6 @@ One schedule for all four. Prints AP50 on the crops and draws the detections; a 
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import json
 import sys

@@ -7,8 +7,6 @@ Everything in it is read from a captured store and computed by a trained student
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 from pathlib import Path
 

@@ -11,8 +11,6 @@ of 8 batches of 2 views, for an untrained student and for the one that is given.
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import json
 import time

@@ -7,8 +7,6 @@ Milliseconds and bytes of a patch with all its views, in one process and with on
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import json
 import sys

@@ -12,8 +12,6 @@ the device. Peak memory is that of a process of its own for each row, which trai
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import argparse
 import json
 import math

@@ -1,3 +1,1 @@
 """Views, planning, the probe, running the teacher over a store's blocks, and a store checked against all of them."""
-
-import pipelines.base.openmmlab  # noqa: F401

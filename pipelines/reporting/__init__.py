@@ -1,3 +1,1 @@
 """What people look at: the report of runs, and the figures, charts and pictures of a store."""
-
-import pipelines.base.openmmlab  # noqa: F401

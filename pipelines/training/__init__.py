@@ -1,3 +1,1 @@
 """One training: its start, the match of student and cache, its evaluation, and the record that it leaves."""
-
-import pipelines.base.openmmlab  # noqa: F401

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from yapf.yapflib import yapf_api
 
-import pipelines.base.openmmlab  # noqa: F401
 from pipelines import cache_teacher, data, teacher
 from pipelines.base.command import run_command
 from tests.conftest import REPOSITORY

@@ -6,8 +6,6 @@ that `CacheReader` reads from it.
 
 from __future__ import annotations
 
-import pipelines.base.openmmlab  # noqa: F401  isort: skip
-
 import tempfile
 from pathlib import Path
 
