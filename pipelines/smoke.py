@@ -47,6 +47,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cache.manifest import Manifest, differences, shown
+from pipelines.base.arguments import make_command_parser
 from pipelines.base.command import run_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -300,10 +301,11 @@ def print_differences(found: Sequence[Difference], path: Path) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.smoke",
-        description="The whole path on a handful of scenes, its figures compared with those of a golden file.",
-        epilog="Exit status: 0 all figures as recorded, 1 one differs or a command failed, 2 unusable arguments.",
+    parser = make_command_parser(
+        "smoke",
+        "The whole path on a handful of scenes, its figures compared with those of a golden file.",
+        example="--work-dir work_dirs/smoke",
+        status="0 all figures as recorded, 1 one differs or a command failed, 2 unusable arguments",
     )
     parser.add_argument("--work-dir", type=Path, help="an empty or new folder to keep (default: a temporary one)")
     parser.add_argument(
