@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +36,7 @@ from pipelines.prepare.data_folder import (
     require_data_keys,
     require_scenes,
 )
+from pipelines.scenes.scene import write_scenes
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -167,13 +166,10 @@ def make_scenes(data_root: Path, classes: tuple[str, ...], scenes: CocoScenes) -
 
 def make_split(data_root: Path, split: str, classes: Sequence[str], scenes: CocoScenes, *, seed: int) -> None:
     """Render the scenes of a split that are not there yet, then write their annotations."""
-    from pipelines.scenes.scene import write_scenes
-
     folder = data_root / split
-    with redirect_stdout(sys.stderr):  # standard output is for the summary alone
-        write_scenes(
-            folder, getattr(scenes, split), seed=seed, sizes=scenes.image_sizes, classes=classes, scale=scenes.scale
-        )
+    write_scenes(
+        folder, getattr(scenes, split), seed=seed, sizes=scenes.image_sizes, classes=classes, scale=scenes.scale
+    )
     annotations = data_root / "annotations"
     annotations.mkdir(exist_ok=True)
     write_json(annotations / f"instances_{split}.json", annotate(folder, classes))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,7 @@ from pipelines.prepare.data_folder import (
     require_scenes,
 )
 from pipelines.prepare.patches import Source, SourceImage, SplitFolder, SplitRule, read_source, split_images
+from pipelines.scenes.scene import write_scenes
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -150,8 +149,6 @@ def refuse_other_source(data_root: Path, stored: Mapping[str, Any] | None, sourc
 
 def render_scenes(config: DataConfig, stored: Mapping[str, Any] | None, parameters: Mapping[str, Any]) -> Path:
     """Render the synthetic scenes that are not there yet; their folder, laid out as DOTA's."""
-    from pipelines.scenes.scene import write_scenes
-
     assert config.scenes is not None, "describe() has refused this"
     if stored is None:
         # Before the first scene, so that scenes of other parameters are never taken for these.
@@ -160,15 +157,14 @@ def render_scenes(config: DataConfig, stored: Mapping[str, Any] | None, paramete
     for index, split in enumerate(SPLITS):
         if is_complete(stored) and (root / split).is_dir():
             continue  # the patches' own scenes, even if today's code would draw others
-        with redirect_stdout(sys.stderr):  # standard output is for the summary alone
-            write_scenes(
-                root / split,
-                getattr(scenes, split),
-                seed=scenes.seed * len(SPLITS) + index,  # no scene of one split in the other
-                sizes=[scenes.image_size],
-                classes=config.classes,
-                scale=scenes.scale,
-            )
+        write_scenes(
+            root / split,
+            getattr(scenes, split),
+            seed=scenes.seed * len(SPLITS) + index,  # no scene of one split in the other
+            sizes=[scenes.image_size],
+            classes=config.classes,
+            scale=scenes.scale,
+        )
     return root
 
 

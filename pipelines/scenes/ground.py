@@ -32,17 +32,14 @@ class Material:
 
 MATERIALS: dict[str, Material] = {
     "grass": Material(((46, 76, 58), (62, 104, 84), (84, 128, 112)), 0.6, 0.4),
-    "lawn": Material(((56, 98, 74), (70, 118, 92)), 0.5, 0.4),
     "dry grass": Material(((72, 104, 104), (98, 134, 138), (122, 156, 164)), 0.65, 0.45),
     "soil": Material(((84, 108, 126), (112, 138, 156), (138, 160, 176)), 0.6, 0.4),
-    "field": Material(((58, 92, 84), (84, 118, 122)), 0.35, 0.3, spread=0.3),
     "forest": Material(((26, 44, 32), (40, 64, 48), (56, 88, 68)), 0.35, 0.9),
     "asphalt": Material(((88, 88, 86), (104, 104, 102), (116, 117, 116)), 0.5, 0.25, spread=0.18),
     "road": Material(((92, 92, 92), (104, 105, 105), (120, 121, 121)), 0.4, 0.2, spread=0.15),
     "concrete": Material(((148, 156, 160), (168, 178, 182), (186, 196, 200)), 0.6, 0.2, spread=0.14),
     "paving": Material(((142, 156, 166), (172, 186, 196)), 0.4, 0.35, spread=0.14),
     "court": Material(((84, 110, 86), (100, 126, 100)), 0.3, 0.15, spread=0.2),
-    "clay court": Material(((76, 90, 140), (88, 104, 156)), 0.3, 0.15, spread=0.15),
     "water": Material(((58, 52, 26), (76, 70, 42), (94, 90, 58)), 0.45, 0.12, 0.45, spread=0.25),
     "river": Material(((74, 84, 64), (92, 106, 88), (108, 122, 106)), 0.5, 0.12, 0.4, spread=0.2),
 }
@@ -78,8 +75,8 @@ class Ground:
             self._textures[name] = cv2.applyColorMap(level, self._colour_table(material))
         return self._textures[name]
 
-    def fill(self, points: np.ndarray, name: str, tint: float = 1.0) -> None:
-        """Cover a polygon, (N, 2) px, with a material; `tint` lightens or darkens this one patch."""
+    def fill(self, points: np.ndarray, name: str) -> None:
+        """Cover a polygon, (N, 2) px, with a material."""
         height, width = self._shape
         low = np.clip(np.floor(points.min(axis=0)).astype(int) - 1, 0, (width, height))
         high = np.clip(np.ceil(points.max(axis=0)).astype(int) + 2, 0, (width, height))
@@ -88,10 +85,7 @@ class Ground:
         window = (slice(low[1], high[1]), slice(low[0], high[0]))
         mask = np.zeros((high[1] - low[1], high[0] - low[0]), dtype=np.uint8)
         cv2.fillPoly(mask, [np.round((points - low) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-        source = self.texture(name)[window]
-        if tint != 1.0:
-            source = cv2.convertScaleAbs(source, alpha=tint)
-        blend_masked(self.image[window], source, mask)
+        blend_masked(self.image[window], self.texture(name)[window], mask)
 
     def unevenness(self) -> np.ndarray:
         """(H, W) float32 in grey levels: dirt and wear that lie on roofs and decks as on ground."""
@@ -110,7 +104,7 @@ class Ground:
 def blend_masked(target: np.ndarray, source: np.ndarray, mask: np.ndarray) -> None:
     """Copy `source` over `target` where `mask` (uint8) is 255, mixed where it is between; in place."""
     rows, columns = np.nonzero(cv2.inRange(mask, 1, 254))
-    cv2.copyTo(source, cv2.compare(mask, 255, cv2.CMP_EQ), target)
+    cv2.copyTo(source, cv2.inRange(mask, 255, 255), target)
     share = mask[rows, columns, None].astype(np.float32) / 255
     mixed = target[rows, columns] * (1 - share) + source[rows, columns] * share
     target[rows, columns] = np.round(mixed).astype(np.uint8)

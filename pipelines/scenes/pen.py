@@ -25,7 +25,6 @@ GLASS: Colour = (70, 58, 48)
 GRASS: Colour = (62, 104, 84)
 ASPHALT: Colour = (98, 97, 96)
 CONCRETE: Colour = (166, 176, 180)
-CLAY: Colour = (92, 132, 176)
 CONTAINERS: tuple[Colour, ...] = (
     (60, 70, 150),
     (140, 90, 50),
@@ -70,7 +69,8 @@ class Pose:
     def _map(self, points: Points, length: float, width: float) -> np.ndarray:
         cos, sin = math.cos(self.heading), math.sin(self.heading)
         axes = np.array([(cos * length, sin * length), (-sin * width, cos * width)])
-        return np.asarray(points, dtype=np.float64) @ axes + (self.x, self.y)
+        placed: np.ndarray = np.asarray(points, dtype=np.float64) @ axes + (self.x, self.y)
+        return placed
 
 
 class Stroke(NamedTuple):
@@ -105,7 +105,7 @@ def cast_shadows(mask: np.ndarray, strokes: Iterable[Stroke], sun: np.ndarray) -
         shadow = stroke.points + sun * stroke.height
         if not stroke.floats:
             # A block's shadow is the ground swept from its foot to the shadow of its roof.
-            shadow = cv2.convexHull(np.concatenate((stroke.points, shadow)).astype(np.float32))[:, 0]
+            shadow = np.asarray(cv2.convexHull(np.concatenate((stroke.points, shadow)).astype(np.float32))[:, 0])
         cv2.fillPoly(mask, [_fixed_point(shadow)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 

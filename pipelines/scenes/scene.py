@@ -12,26 +12,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from rich.progress import track
 
 from distill.dota import DOTA_CLASSES, Labels, format_labels
 from pipelines.base.files import write_bytes, write_text
-from pipelines.scenes import blocks as scene_blocks
-from pipelines.scenes import compact as scene_compact
-from pipelines.scenes import ground as scene_ground
-from pipelines.scenes import objects as scene_objects
-from pipelines.scenes import pen as scene_pen
-from pipelines.scenes import site as scene_site
-from pipelines.scenes import themes as scene_themes
-from pipelines.scenes.compact import COMPACT_BASES, PIXELS_PER_METRE, compact
-from pipelines.scenes.site import Site
-from pipelines.scenes.themes import THEMES
+from pipelines.base.progress import progress
+from pipelines.scenes.layout import lay_out
 
 _SMALLEST_SIDE = 64
-# Below this many metres or pixels a town block or a marina does not fit the image.
-_COMPACT_METRES = 90.0
-_COMPACT_PIXELS = 320
-# A theme may by chance hold no object in sight; DOTA patches without objects are of no use to training.
+# A scene may by chance hold no object in sight; DOTA patches without objects are of no use to training.
 _ATTEMPTS = 4
 
 
@@ -51,19 +39,17 @@ def render_scene(
 ) -> Scene:
     """Render one scene.
 
-    size: (width, height), px, at least 64 each. classes: names that may appear. scale: multiplies object sizes; at 1 a
-    car is about 20 px long. Images too small for a layout of streets hold a compact scene: three to eight objects
-    whose longer side is 32 to 104 px at scale 1, at most 0.42 of the shorter image side. What would be narrower than
-    3.5 px is left out.
+    size: (width, height), px, at least 64 each. classes: names that may appear. scale: multiplies object sizes: the
+    longer side of an object is 32 to 104 px at scale 1, at most 0.42 of the shorter image side. What would be narrower
+    than 3.5 px is left out.
 
     Raises:
         ValueError: an unknown class, an image side below 64 or a scale that is not positive.
     """
     _check_arguments(size, classes, scale)
     rng = np.random.default_rng(seed)
-    is_compact = min(size) < max(_COMPACT_PIXELS, _COMPACT_METRES * PIXELS_PER_METRE * scale)
     for _ in range(_ATTEMPTS):
-        site = _compact_site(rng, size, classes, scale) if is_compact else _theme_site(rng, size, classes, scale)
+        site = lay_out(rng, size, classes, scale)
         labels = site.labels()
         if len(labels) or not classes:
             break
@@ -93,8 +79,9 @@ def write_scenes(
     names = [f"S{number:04d}" for number in range(count)]
     _remove_surplus(folder, record, names)
     write_text(record, _record_text(settings, known))
-    with record.open("a", encoding="utf-8") as log:
-        for number, name in enumerate(track(names, description="scenes")):
+    with record.open("a", encoding="utf-8") as log, progress("scenes", count, "scenes") as advance:
+        for number, name in enumerate(names):
+            advance(1)
             image_path, label_path = _scene_paths(folder, name)
             if name in known and known[name] == _digests(image_path, label_path):
                 continue
@@ -107,22 +94,6 @@ def write_scenes(
             log.flush()
     # Rewritten in order, so that a resumed run leaves the same bytes as an uninterrupted one.
     write_text(record, _record_text(settings, {name: known[name] for name in names}))
-
-
-def _theme_site(rng: np.random.Generator, size: tuple[int, int], classes: Sequence[str], scale: float) -> Site:
-    fitting = [theme for theme in THEMES.values() if not classes or set(theme.serves) & set(classes)]
-    weights = np.array([theme.weight for theme in fitting])
-    theme = fitting[int(rng.choice(len(fitting), p=weights / weights.sum()))]
-    site = Site(rng, size, classes, float(rng.uniform(*theme.metre)) * scale, theme.base)
-    theme.build(site)
-    return site
-
-
-def _compact_site(rng: np.random.Generator, size: tuple[int, int], classes: Sequence[str], scale: float) -> Site:
-    base = COMPACT_BASES[int(rng.integers(len(COMPACT_BASES)))]
-    site = Site(rng, size, classes, PIXELS_PER_METRE * scale, base)
-    compact(site)
-    return site
 
 
 def _check_arguments(size: tuple[int, int], classes: Sequence[str], scale: float) -> None:
@@ -143,9 +114,8 @@ def _scene_seed(seed: int, number: int) -> int:
 def _settings_line(seed: int, sizes: Sequence[tuple[int, int]], classes: Sequence[str], scale: float) -> str:
     """What scenes depend on, the drawing code included: a changed tree species must not pass for the old scene."""
     code = hashlib.sha256()
-    for module in (scene_pen, scene_objects, scene_ground, scene_site, scene_blocks, scene_themes, scene_compact):
-        code.update(Path(str(module.__file__)).read_bytes())
-    code.update(Path(__file__).read_bytes())
+    for module in sorted(Path(__file__).parent.glob("*.py")):
+        code.update(module.read_bytes())
     shapes = ",".join(f"{width}x{height}" for width, height in sizes)
     return f"seed {seed} size {shapes} scale {scale} classes {','.join(classes)} code {code.hexdigest()}"
 

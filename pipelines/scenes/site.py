@@ -1,12 +1,11 @@
-"""A scene under construction: where things may stand, what is painted when, and the unlabelled scenery.
+"""A scene under construction: where things may stand, what is painted when, and what is labelled.
 
-Site frame: metres, origin at the image centre, turned against the image by one angle per scene, so that a layout of
-straight streets serves every orientation.
+Site frame: metres, origin at the image centre, turned against the image by one angle per scene.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import cv2
@@ -14,40 +13,13 @@ import numpy as np
 
 from distill.dota import Labels
 from pipelines.scenes.ground import Ground, apply_shadows, develop
-from pipelines.scenes.objects import KINDS, draw_object
-from pipelines.scenes.pen import (
-    CONTAINERS,
-    DARK,
-    WHITE,
-    Colour,
-    Pen,
-    Points,
-    Pose,
-    Stroke,
-    arc,
-    cast_shadows,
-    mirrored,
-    mix,
-    paint,
-    shade,
-)
+from pipelines.scenes.kinds import KINDS, draw_object
+from pipelines.scenes.pen import Pen, Points, Pose, Stroke, cast_shadows, paint
+from pipelines.scenes.scenery import draw_building, draw_tree
 
-# Painted before shadows fall, so that a tree's shadow lies on a court as it does on grass.
-_FLAT_CLASSES = frozenset(
-    (
-        "baseball-diamond",
-        "ground-track-field",
-        "tennis-court",
-        "basketball-court",
-        "soccer-ball-field",
-        "roundabout",
-        "swimming-pool",
-    )
-)
-_LEAST_INSIDE = 0.7
+UP = -np.pi / 2
+"""Heading towards the image's upper edge, rad."""
 _LEAST_WIDTH = 3.5
-_MOST_OBJECTS = 900
-_UP = -np.pi / 2
 
 
 class Rect(NamedTuple):
@@ -58,36 +30,23 @@ class Rect(NamedTuple):
     x1: float
     y1: float
 
-    @property
-    def width(self) -> float:
-        """Extent in x, m."""
-        return self.x1 - self.x0
-
-    @property
-    def height(self) -> float:
-        """Extent in y, m."""
-        return self.y1 - self.y0
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        """Middle point, m."""
-        return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
-
-    def shrunk(self, margin: float) -> Rect:
-        """The rectangle less `margin` m on every side; never inside out."""
-        x, y = min(margin, self.width / 2), min(margin, self.height / 2)
-        return Rect(self.x0 + x, self.y0 + y, self.x1 - x, self.y1 - y)
-
-    def halves(self, gap: float) -> tuple[Rect, Rect]:
-        """The two halves across the longer side, `gap` m apart."""
-        x, y = self.centre
-        if self.width >= self.height:
-            return self._replace(x1=x - gap / 2), self._replace(x0=x + gap / 2)
-        return self._replace(y1=y - gap / 2), self._replace(y0=y + gap / 2)
-
     def points(self) -> np.ndarray:
         """(4, 2) corners, m."""
         return np.array([(self.x0, self.y0), (self.x1, self.y0), (self.x1, self.y1), (self.x0, self.y1)])
+
+    def turned(self, heading: float) -> Spot:
+        """The rectangle turned about its centre."""
+        return Spot((self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2, heading, self.x1 - self.x0, self.y1 - self.y0)
+
+
+class Spot(NamedTuple):
+    """Where something stands: its centre, m; its heading in the site frame, rad; its length and width, m."""
+
+    x: float
+    y: float
+    heading: float
+    length: float
+    width: float
 
 
 class Site:
@@ -119,49 +78,33 @@ class Site:
         self._polygons: list[np.ndarray] = []
         self._names: list[str] = []
 
-    def allows(self, *names: str) -> bool:
-        """Whether any of the classes may appear."""
-        return any(name in self.classes for name in names)
-
     def chance(self, probability: float) -> bool:
         """True with the given probability."""
         return bool(self.rng.random() < probability)
 
     def uniform(self, low: float, high: float) -> float:
-        """A number between the two bounds, in either order: what does not fit in sight may turn them round."""
+        """A number between the two bounds."""
         return low + (high - low) * float(self.rng.random())
 
     def to_image(self, points: Points) -> np.ndarray:
         """(N, 2) m -> (N, 2) px."""
-        return np.asarray(points, dtype=np.float64) @ self._axes + self._middle
+        image: np.ndarray = np.asarray(points, dtype=np.float64) @ self._axes + self._middle
+        return image
 
     def to_site(self, points: np.ndarray) -> np.ndarray:
         """(N, 2) px -> (N, 2) m."""
         # The axes are orthogonal with length `metre`, so that their transpose inverts them.
-        return (points - self._middle) @ self._axes.T / self.metre**2
+        site: np.ndarray = (points - self._middle) @ self._axes.T / self.metre**2
+        return site
 
-    def pose(self, x: float, y: float, heading: float, length: float, width: float) -> Pose:
-        """A pose in pixels from metres and a heading of the site frame."""
-        centre = self.to_image([(x, y)])[0]
-        return Pose(centre[0], centre[1], heading + self.turn, length * self.metre, width * self.metre)
+    def pose(self, spot: Spot) -> Pose:
+        """The pose, in pixels, of what stands there."""
+        x, y = self.to_image([(spot.x, spot.y)])[0]
+        return Pose(x, y, spot.heading + self.turn, spot.length * self.metre, spot.width * self.metre)
 
-    def sees(self, rect: Rect) -> bool:
-        """Whether some of a rectangle may lie in the image."""
-        points = self.to_image(rect.points())
-        return bool((points.max(axis=0) > 0).all() and (points.min(axis=0) < self.size).all())
-
-    def fill(self, area: Rect | Points, material: str, tint: float = 1.0) -> None:
+    def fill(self, area: Rect | Points, material: str) -> None:
         """Cover ground with a material."""
-        points = area.points() if isinstance(area, Rect) else area
-        self.ground.fill(self.to_image(points), material, tint)
-
-    def mark(self, points: Points, colour: Colour, metres: float = 0.15) -> None:
-        """Paint a line on the ground, `metres` wide and at least one pixel."""
-        self._flat.append(Stroke(self.to_image(points), colour, max(1, round(metres * self.metre))))
-
-    def patch(self, points: Points, colour: Colour) -> None:
-        """Paint a plain polygon on the ground."""
-        self._flat.append(Stroke(self.to_image(points), colour))
+        self.ground.fill(self.to_image(area.points() if isinstance(area, Rect) else area), material)
 
     def is_free(self, polygon: np.ndarray) -> bool:
         """Whether nothing stands on a polygon, (N, 2) px, as far as the image shows it."""
@@ -173,34 +116,21 @@ class Site:
         window, mask = self._footprint(polygon)
         self._occupied[window] |= mask
 
-    def add(
-        self, name: str, x: float, y: float, heading: float, length: float, width: float, *, on_top: bool = False
-    ) -> bool:
-        """Stand an object, m; False where its class may not appear or its place is taken or out of sight.
-
-        `on_top`: neither ask whether the place is free nor take it, for what carries others or lies on another.
-        """
-        if name not in self.classes or len(self._names) >= _MOST_OBJECTS:
-            return False
-        pose = self.pose(x, y, heading, length, width)
+    def add(self, name: str, pose: Pose) -> bool:
+        """Draw and label an object; False where its place is taken or it would be too narrow to tell."""
         if KINDS[name].is_round:
             # A circle's box has no direction of its own: upright, first corner top-left.
-            pose = Pose(pose.x, pose.y, _UP, pose.length, pose.width)
+            pose = Pose(pose.x, pose.y, UP, pose.length, pose.width)
         corners = pose.corners()
-        inside = self.share_inside(corners)
-        if min(pose.length, pose.width) < _LEAST_WIDTH or inside == 0.0:
+        if min(pose.length, pose.width) < _LEAST_WIDTH or not self.is_free(corners):
             return False
-        if not on_top:
-            if not self.is_free(corners):
-                return False
-            self.reserve(corners)
+        self.reserve(corners)
         for stroke in draw_object(name, pose, self.rng, self.sun):
-            flat = name in _FLAT_CLASSES and stroke.height == 0
-            (self._flat if flat else self._raised).append(stroke)
-        if inside >= _LEAST_INSIDE:
-            # As precise as a label file, so that what is written reads back as it was.
-            self._polygons.append(np.round(corners.reshape(8), 1))
-            self._names.append(name)
+            # Painted before shadows fall, so that a tree's shadow lies on a court as it does on grass.
+            (self._flat if KINDS[name].is_flat and stroke.height == 0 else self._raised).append(stroke)
+        # As precise as a label file, so that what is written reads back as it was.
+        self._polygons.append(np.round(corners.reshape(8), 1))
+        self._names.append(name)
         return True
 
     def share_inside(self, polygon: np.ndarray) -> float:
@@ -213,53 +143,17 @@ class Site:
         shown, _ = cv2.intersectConvexConvex(convex, frame)
         return float(shown) / max(float(cv2.contourArea(convex)), 1e-6)
 
-    def building(self, rect: Rect, storeys_m: float, *, turn: float = 0.0) -> None:
-        """An unlabelled building where there is room; `storeys_m` its height, m."""
-        pen = self._scenery_pen(rect, turn)
-        if pen is not None:
-            _draw_building(pen, storeys_m * self.metre)
-            self._raised += pen.strokes
+    def building(self, rect: Rect, turn: float) -> None:
+        """A one-storey building, turned about its centre, where there is room."""
+        self._scenery(rect.turned(turn), draw_building, height=3.0, reserve=True)
 
-    def container(self, x: float, y: float, heading: float, length: float = 12.2) -> None:
-        """A shipping container: a box like a lorry's load, but no vehicle."""
-        half = length / 2
-        pen = self._scenery_pen(Rect(x - half, y - 1.25, x + half, y + 1.25), heading)
-        if pen is not None:
-            colour = pen.pick(CONTAINERS)
-            pen.rectangle((-0.5, 0.5), (-0.5, 0.5), colour, 2.6 * self.metre)
-            for rib in np.linspace(-0.45, 0.45, 7):
-                pen.line([(rib, -0.42), (rib, 0.42)], shade(colour, 0.9))
-            self._raised += pen.strokes
-
-    def tree(self, x: float, y: float, radius: float) -> None:
-        """A crown with light on the sunny side, where there is room; radius m."""
-        pen = self._scenery_pen(Rect(x - radius, y - radius, x + radius, y + radius), 0.0, reserve=False)
-        if pen is not None:
-            _draw_tree(pen, 1.3 * radius * self.metre)
-            self._raised += pen.strokes
-
-    def small_thing(self, x: float, y: float, length: float, width: float, colour: Colour, height: float = 0.6) -> None:
-        """A plain unlabelled box: sun lounger, crate, kiosk; m."""
-        pen = self._scenery_pen(Rect(x - length / 2, y - width / 2, x + length / 2, y + width / 2), 0.0)
-        if pen is not None:
-            pen.rectangle((-0.5, 0.5), (-0.5, 0.5), colour, height * self.metre)
-            self._raised += pen.strokes
-
-    def wake(self, x: float, y: float, heading: float, length: float, width: float) -> None:
-        """Foam behind a moving ship, outside its box; m."""
-        pose = self.pose(x, y, heading, length, width)
-        column, row = (
-            int(np.clip(value, 0, limit - 1)) for value, limit in zip((pose.x, pose.y), self.size, strict=True)
-        )
-        water: Colour = tuple(float(channel) for channel in self.ground.image[row, column])  # type: ignore[assignment]
-        reach = self.uniform(0.8, 2.2)
-        self._flat.append(Stroke(pose.to_image(mirrored([(-0.5, 0.36), (-0.5 - reach, 0.1)])), mix(water, WHITE, 0.22)))
-        self._flat.append(
-            Stroke(pose.to_image(mirrored([(-0.5, 0.3), (-0.5 - 0.5 * reach, 0.1)])), mix(water, WHITE, 0.5))
-        )
-        for side in (-1.0, 1.0):
-            wave = pose.to_image([(-0.5, 0.5 * side), (-0.5 - 0.8 * reach, (0.5 + 0.9 * reach) * side)])
-            self._flat.append(Stroke(wave, mix(water, WHITE, 0.18), max(1, round(0.08 * pose.width))))
+    def trees(self, rect: Rect, count: int, radii: tuple[float, float]) -> None:
+        """Trees at random places of a rectangle, where there is room; radii m, least and most."""
+        for _ in range(count):
+            x, y = self.uniform(rect.x0, rect.x1), self.uniform(rect.y0, rect.y1)
+            radius = self.uniform(*radii)
+            crown = Rect(x - radius, y - radius, x + radius, y + radius).turned(0.0)
+            self._scenery(crown, draw_tree, height=1.3 * radius, reserve=False)
 
     def labels(self) -> Labels:
         """The labels so far, difficulty 0."""
@@ -279,15 +173,17 @@ class Site:
         paint(image, self._raised)
         return develop(image, self.ground.unevenness(), self.rng)
 
-    def _scenery_pen(self, rect: Rect, turn: float, *, reserve: bool = True) -> Pen | None:
-        """A pen for unlabelled scenery; None where it would be unseen or in the way."""
-        pose = self.pose(*rect.centre, turn, rect.width, rect.height)
+    def _scenery(self, spot: Spot, draw: Callable[[Pen, float], None], *, height: float, reserve: bool) -> None:
+        """Draw what has no label, `height` m high, unless it would be unseen or in the way."""
+        pose = self.pose(spot)
         corners = pose.corners()
         if min(pose.length, pose.width) < 2 or self.share_inside(corners) == 0.0 or not self.is_free(corners):
-            return None
+            return
         if reserve:
             self.reserve(corners)
-        return Pen(pose, self.rng, self.sun)
+        pen = Pen(pose, self.rng, self.sun)
+        draw(pen, height * self.metre)
+        self._raised += pen.strokes
 
     def _footprint(self, polygon: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
         left, top = (min(max(int(side), 0), limit) for side, limit in zip(polygon.min(axis=0), self.size, strict=True))
@@ -299,81 +195,3 @@ class Site:
         if mask.size:
             cv2.fillPoly(mask, [np.round((polygon - (left, top)) * 16).astype(np.int32)], 1, cv2.LINE_8, 4)
         return (slice(top, bottom), slice(left, right)), mask
-
-
-def _draw_building(pen: Pen, height: float) -> None:
-    """Flat, gabled or ribbed metal roof; height px."""
-    roof = pen.pick(
-        [
-            (86, 120, 176),
-            (96, 104, 120),
-            (150, 154, 156),
-            (206, 210, 210),
-            (160, 130, 96),
-            (80, 84, 92),
-            (112, 136, 152),
-        ],
-        [3, 2, 3, 2, 1, 2, 2],
-    )
-    pen.rectangle((-0.5, 0.5), (-0.5, 0.5), shade(roof, 0.82), height)
-    rim = (0.8 / pen.pose.length + 0.01, 0.8 / pen.pose.width + 0.01)
-    f, r = 0.5 - rim[0], 0.5 - rim[1]
-    kind = pen.rng.random()
-    if kind < 0.4:
-        pen.rectangle((-f, f), (-r, r), roof)
-        _draw_roof_units(pen, roof)
-    elif kind < 0.75:
-        lit, dim = (0.0, r), (-r, 0.0)
-        if pen.sunny_side < 0:
-            lit, dim = dim, lit
-        pen.rectangle((-f, f), lit, shade(roof, 1.1))
-        pen.rectangle((-f, f), dim, shade(roof, 0.88))
-        pen.line([(-f, 0), (f, 0)], shade(roof, 1.2))
-    else:
-        pen.rectangle((-f, f), (-r, r), roof)
-        for rib in np.linspace(-f, f, int(np.clip(pen.pose.length / 6, 3, 24)))[1:-1]:
-            pen.line([(rib, -r), (rib, r)], shade(roof, 0.93))
-        if pen.chance(0.5):
-            pen.line([(-f, 0), (f, 0)], shade(roof, 1.12), 2)
-
-
-def _draw_roof_units(pen: Pen, roof: Colour) -> None:
-    """Air conditioners and skylights: small boxes that look like cars from above."""
-    for _ in range(int(pen.rng.integers(0, 7))):
-        f, r = pen.rng.uniform(-0.38, 0.38, 2)
-        half = pen.rng.uniform(0.012, 0.05, 2)
-        grey = pen.pick([WHITE, (150, 150, 150), DARK, shade(roof, 0.7)])
-        pen.rectangle((f - half[0], f + half[0]), (r - half[1], r + half[1]), grey)
-
-
-def _draw_tree(pen: Pen, height: float) -> None:
-    """Three ragged crowns, each smaller, lighter and nearer the sun."""
-    leaf = pen.pick([(40, 72, 50), (46, 86, 62), (52, 82, 74), (60, 98, 82), (84, 92, 118)], [5, 4, 3, 2, 0.4])
-    steps = 11 if pen.pose.width > 14 else 8
-    turn = np.linspace(0, 2 * np.pi, steps, endpoint=False)
-    sun_x, sun_y = pen.towards_sun
-    cos, sin = np.cos(-pen.pose.heading), np.sin(-pen.pose.heading)
-    drift = np.array([sun_x * cos - sun_y * sin, sun_x * sin + sun_y * cos])
-    ragged = pen.rng.uniform(0.8, 1.0, (3, steps))
-    for layer, (size, tone) in enumerate(((0.5, 0.78), (0.36, 1.0), (0.2, 1.22))):
-        crown = np.stack((np.cos(turn), np.sin(turn)), axis=1) * (ragged[layer] * size)[:, None]
-        pen.polygon(crown + drift * (0.5 - size) * 0.5, shade(leaf, tone), height if layer == 0 else 0.0, floats=True)
-
-
-def circle(x: float, y: float, radius: float) -> np.ndarray:
-    """(40, 2) m, for ground that is round."""
-    return arc((x, y), (radius, radius), 0, 351, 40)
-
-
-def strip(start: tuple[float, float], stop: tuple[float, float], width: float) -> np.ndarray:
-    """(4, 2) m: a straight band `width` m wide from start to stop."""
-    along = np.subtract(stop, start) / max(float(np.hypot(*np.subtract(stop, start))), 1e-9)
-    across = np.array([-along[1], along[0]]) * width / 2
-    return np.array([start + across, stop + across, stop - across, start - across])
-
-
-def scatter_trees(site: Site, rect: Rect, count: int, radii: tuple[float, float] = (1.5, 4.0)) -> None:
-    """Trees at random places of a rectangle."""
-    low, high = radii
-    for _ in range(count):
-        site.tree(site.uniform(rect.x0, rect.x1), site.uniform(rect.y0, rect.y1), site.uniform(low, high))

@@ -172,7 +172,7 @@ def test_scenes_stopped_while_rendering_are_completed(tmp_path: Path, monkeypatc
         write_scenes(folder, count, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.scenes.scene.write_scenes", stop_at_val)
+        patch.setattr("pipelines.prepare.dota.write_scenes", stop_at_val)
         assert run(write_config(tmp_path / "stopped")) == 1
     assert run(write_config(tmp_path / "stopped")) == 0
     assert tree(tmp_path / "stopped/out") == tree(tmp_path / "whole/out")

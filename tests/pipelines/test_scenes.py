@@ -16,14 +16,12 @@ from hypothesis import strategies as st
 
 from distill.dota import DOTA_CLASSES, Labels, format_labels, parse_labels, read_labels
 from pipelines.scenes import scene as scenes
-from pipelines.scenes.objects import KINDS, draw_object
+from pipelines.scenes.kinds import KINDS, draw_object
 from pipelines.scenes.pen import Pose, paint
 from pipelines.scenes.scene import Scene, render_scene, write_scenes
 
-REPOSITORY = Path(scenes.__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 SMALL = (128, 128)
-# The other classes may carry these: cars stand on bridges, ships lie inside a pier's box.
-STANDING = {"plane", "small-vehicle", "large-vehicle", "ship", "storage-tank", "helicopter", "tennis-court"}
 
 
 def digest(scene: Scene) -> str:
@@ -64,9 +62,7 @@ def assert_same_labels(first: Labels, second: Labels) -> None:
     assert first.class_names == second.class_names
 
 
-@pytest.mark.parametrize(
-    ("seed", "size", "scale"), [(11, (640, 512), 0.8), (12, SMALL, 0.5)], ids=["streets", "compact"]
-)
+@pytest.mark.parametrize(("seed", "size", "scale"), [(11, (640, 512), 0.8), (12, SMALL, 0.5)], ids=["large", "small"])
 def test_same_seed_gives_same_bytes_in_any_process(seed: int, size: tuple[int, int], scale: float) -> None:
     here = digest(render_scene(seed, size=size, scale=scale))
     assert here == digest(render_scene(seed, size=size, scale=scale))
@@ -98,22 +94,22 @@ def test_full_size_scenes_are_lawful_and_their_objects_apart(seed: int) -> None:
     size = (1024, 1024)
     scene = render_scene(seed)
     assert_lawful(scene, size, DOTA_CLASSES)
-    assert len(scene.labels) >= 5
+    # An image of five times the area that three to eight objects share.
+    assert len(scene.labels) >= 10
     covered = np.zeros(size, dtype=np.uint8)
-    for polygon, name in zip(scene.labels.polygons.reshape(-1, 4, 2), scene.labels.class_names, strict=True):
-        if name in STANDING:
-            middle = polygon.mean(axis=0)
-            # Neighbours may touch; so the outermost pixel is left out.
-            reach = np.linalg.norm(polygon - middle, axis=1, keepdims=True)
-            core = middle + (polygon - middle) * np.maximum(1 - 2.0 / reach, 0.1)
-            mask = np.zeros(size, dtype=np.uint8)
-            cv2.fillPoly(mask, [np.round(core).astype(np.int32)], 1)
-            covered += mask
+    for polygon in scene.labels.polygons.reshape(-1, 4, 2):
+        middle = polygon.mean(axis=0)
+        # Neighbours may touch; so the outermost pixel is left out.
+        reach = np.linalg.norm(polygon - middle, axis=1, keepdims=True)
+        core = middle + (polygon - middle) * np.maximum(1 - 2.0 / reach, 0.1)
+        mask = np.zeros(size, dtype=np.uint8)
+        cv2.fillPoly(mask, [np.round(core).astype(np.int32)], 1)
+        covered += mask
     assert covered.max() <= 1
 
 
 @pytest.mark.parametrize("name", DOTA_CLASSES)
-def test_every_class_can_stand_alone_in_a_full_layout(name: str) -> None:
+def test_every_class_can_stand_alone(name: str) -> None:
     size = (800, 800)
     found = (render_scene(seed, size=size, classes=(name,)).labels.class_names for seed in range(3))
     assert any(names and set(names) == {name} for names in found)
@@ -138,15 +134,14 @@ def test_small_scenes_hold_every_class_a_few_at_a_time() -> None:
 
 
 def test_a_cut_object_keeps_its_label_only_if_mostly_inside() -> None:
-    """Scale 1 on a narrow strip cuts many objects; every label left is at least 70 % inside, some are cut."""
-    size = (1024, 460)
+    """A few objects may reach out of the image: some do, none by more than a quarter."""
     shares = [
-        share_inside(polygon, size)
-        for seed in range(3)
-        for polygon in render_scene(seed, size=size).labels.polygons.reshape(-1, 4, 2)
+        share_inside(polygon, (1024, 460))
+        for seed in range(8)
+        for polygon in render_scene(seed, size=(1024, 460)).labels.polygons.reshape(-1, 4, 2)
     ]
-    assert min(shares) >= 0.69
-    assert min(shares) < 0.999
+    assert min(shares) >= 0.74
+    assert min(shares) < 0.99
 
 
 def test_no_classes_means_no_labels() -> None:
@@ -156,7 +151,7 @@ def test_no_classes_means_no_labels() -> None:
 
 # A class whose drawing depends on its shape stands here once for each shape.
 DRAWINGS = [
-    *[(name, float(np.mean(kind.aspect)), max(kind.compact)) for name, kind in KINDS.items()],
+    *[(name, float(np.mean(kind.aspect)), max(kind.longer_side)) for name, kind in KINDS.items()],
     ("plane", 1.2, 60),
     ("plane", 0.7, 80),
     ("ship", 0.18, 150),
