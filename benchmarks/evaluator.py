@@ -13,8 +13,11 @@ from time import perf_counter
 
 import numpy as np
 
-from distill.devkit import Detections, evaluate_detections, rbox_to_polygon, rotated_nms
+from distill.detections import Detections
+from distill.devkit import evaluate_detections
 from distill.dota import DOTA_CLASSES, Labels
+from distill.merging import rotated_nms
+from distill.polygons import rbox_to_polygon
 
 NUM_IMAGES = 458
 IMAGE_SIDE = 4000.0  # pixels

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
-from distill.devkit import Detections, read_detections
+from distill.detections import Detections, read_detections
 from distill.dota import DOTA_CLASSES, format_labels, read_labels
 from pipelines import cache_teacher, distill, teacher, train
 from pipelines.base.command import run_command

@@ -12,23 +12,19 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmrotate.registry import METRICS
 
-from distill.devkit import (
-    MERGE_NMS_THRESHOLD,
-    THRESHOLDS,
+from distill.detections import (
     Detections,
-    DevkitResult,
     detections_by_class,
-    evaluate_detections,
-    format_table,
-    merge_patches,
-    rbox_to_polygon,
     read_ground_truth,
     read_image_list,
     round_coordinates,
     select_images,
     write_detections,
 )
+from distill.devkit import THRESHOLDS, DevkitResult, evaluate_detections, format_table
 from distill.dota import parse_patch_name
+from distill.merging import MERGE_NMS_THRESHOLD, merge_patches
+from distill.polygons import rbox_to_polygon
 
 
 @METRICS.register_module()

@@ -19,8 +19,8 @@ from cache.grid import AnchorGrid
 from cache.region import region_threshold, region_weights
 from distill.assign import circumscribed_boxes
 from distill.boxes import legacy_oc
-from distill.devkit import polygon_iou, rbox_to_polygon
 from distill.losses import MAIN_WEIGHT
+from distill.polygons import polygon_iou, rbox_to_polygon
 
 # How a rotated object enters the region: as published, by its circumscribed horizontal box, or as it is.
 BOX_FORMS = ("legacy_oc", "hbb", "rotated")

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from cache.layout import ASSIGNED_FIELDS
 from cache.reader import CacheReader
 from cache.view import FLIPS
-from distill.devkit import rbox_to_polygon
 from distill.dota import DOTA_CLASSES, Labels, format_labels
+from distill.polygons import rbox_to_polygon
 from pipelines import cache_teacher
 from pipelines.base.experiment import load_config, training_set
 from tests.conftest import REPOSITORY

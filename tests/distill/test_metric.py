@@ -15,7 +15,8 @@ from mmengine.structures import InstanceData
 from mmrotate.registry import METRICS
 from mmrotate.structures.bbox import RotatedBoxes
 
-from distill.devkit import evaluate_detections, read_detections, read_ground_truth
+from distill.detections import read_detections, read_ground_truth
+from distill.devkit import evaluate_detections
 from distill.metric import DotaDevkitMetric
 
 CLASSES = ("ship", "harbor")
