@@ -23,7 +23,7 @@ from pipelines import cache_teacher, distill, teacher, train
 from pipelines.base.command import run_command
 from pipelines.base.experiment import load_config
 from pipelines.demo import run
-from pipelines.prepare.patches import Window, crop_image, crop_labels
+from pipelines.prepare.windows import Window, crop_image, crop_labels
 from pipelines.training.evaluation import evaluate
 
 SIDE = 512

@@ -115,7 +115,7 @@ def parse_labels(text: str, source: str | Path, classes: Sequence[str] | None = 
         if classes is not None and fields[8] not in classes:
             raise ValueError(
                 f"{where}: unknown class {fields[8]!r}; the config knows {', '.join(classes)}. "
-                "Add it to the config's `classes` or remove the line."
+                "Add it to the config's `classes`, or to `ignore_classes` to leave such objects out."
             )
         polygons.append(coordinates)
         names.append(fields[8])

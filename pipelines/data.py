@@ -19,12 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from distill.settings import read_config
-from pipelines.base.command import available_cores, existing_file, positive_int, run_command
+from pipelines.base.arguments import add_json, add_workers, make_command_parser, options_of
+from pipelines.base.command import existing_file, plain_console, run_command
+from pipelines.base.table import Table
 from pipelines.prepare.coco import prepare_coco
+from pipelines.prepare.data_config import Options
 from pipelines.prepare.dota import prepare_dota
 
 FORMATS = {"dota": prepare_dota, "coco": prepare_coco}
@@ -37,30 +37,31 @@ def main(arguments: argparse.Namespace) -> None:
     data_format = config.get("data_format", "dota")
     if data_format not in FORMATS:
         raise ValueError(f"{arguments.config}: data_format is {data_format!r}; one of {', '.join(FORMATS)} is needed")
-    splits, outcome = FORMATS[data_format](config, arguments)
+    splits, outcome = FORMATS[data_format](config, options_of(Options, arguments))
     seconds = round(time.perf_counter() - started, 3)
-    print_summary({"data_root": config.data_root, "splits": splits, "seconds": seconds}, outcome, arguments.json)
+    summary = {"data_root": config.data_root, "splits": splits, "seconds": seconds}
+    print_summary(summary, outcome, as_json=arguments.json)
 
 
-def print_summary(summary: Mapping[str, Any], outcome: str, as_json: bool) -> None:
+def print_summary(summary: Mapping[str, Any], outcome: str, *, as_json: bool) -> None:
     """Counts and bytes of what is on disk, per split, and the seconds that this run took."""
     if as_json:
         print(json.dumps(summary))
         return
-    table = Table("split")
-    for name in next(iter(summary["splits"].values())):
-        table.add_column(name.replace("_", " "), justify="right")
-    for split, figures in summary["splits"].items():
-        table.add_row(split, *(f"{value:,}" for value in figures.values()))
-    Console().print(table)
-    print(f"{outcome}, {summary['seconds']:.1f} s")
+    splits = summary["splits"]
+    columns = ["split", *(name.replace("_", " ") for name in splits["train"])]
+    rows = [[split, *(f"{value:,}" for value in figures.values())] for split, figures in splits.items()]
+    console = plain_console(highlight=False, soft_wrap=True)
+    console.print(Table(columns, rows).terminal("Data on disk"))
+    console.print(f"{outcome}, {summary['seconds']:.1f} s")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.data",
-        description="Cut DOTA images and labels into patches, or check COCO-format data; or make built-in scenes.",
-        epilog="Exit status: 0 done, 1 failed, 2 unusable arguments. The same command continues a stopped run.",
+    parser = make_command_parser(
+        "data",
+        "Cut DOTA images and labels into patches, or check COCO-format data; without either, render built-in scenes. "
+        "The same command continues a stopped run.",
+        example="--config configs/demo/teacher.py",
     )
     parser.add_argument(
         "--config",
@@ -73,10 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="holds train/ and val/, each with images/ and labelTxt/ or labelTxt-v1.0/labelTxt/",
     )
-    parser.add_argument(
-        "--workers", type=positive_int, default=available_cores(), help="processes (default: all cores)"
-    )
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_workers(parser, "processes")
+    add_json(parser, "the summary")
     return parser
 
 

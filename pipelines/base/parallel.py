@@ -1,17 +1,13 @@
-"""Work over the blocks of a store, or any other list, on Dask: in parallel, in bounded memory, with progress."""
+"""Work over the blocks of a store, or any other list, in threads, in bounded memory, with progress."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-
-import dask
-import dask.bag
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from pipelines.base.progress import progress
-
-# Most items of one Dask task: few enough for a smooth progress, enough that a million items are no million tasks.
-ITEMS_PER_TASK = 64
 
 
 def map_and_add[Item, Result](
@@ -23,29 +19,28 @@ def map_and_add[Item, Result](
     description: str,
     unit: str,
 ) -> Result:
-    """Add up `function(item)` of all items, `zero` first.
+    """Add up `function(item)` of all items in their order, `zero` first.
 
-    Threads, because the work is reading, hashing and decompressing, which all release Python's lock. At any time
-    memory holds one item and one sum a worker. The order of the sum is that of the items.
+    Threads, because the work is reading, hashing and decompressing, which all release Python's lock. Memory never
+    holds more than two results a worker.
     """
-    if not items:
-        return zero
-    size = max(1, min(ITEMS_PER_TASK, len(items) // (4 * workers)))
-    lock = threading.Lock()
-    with progress(description, len(items), unit) as advance:
-
-        def counted(item: Item) -> Result:
-            result = function(item)
-            with lock:
+    total: Any = zero
+    if items:
+        with progress(description, len(items), unit) as advance, ThreadPoolExecutor(workers) as pool:
+            for result in _results(pool, function, items, ahead=2 * workers):
+                total = total + result
                 advance(1)
-            return result
+    return total
 
-        def total(part: Sequence[Item]) -> Result:
-            part_sum = zero
-            for item in part:
-                part_sum = part_sum + counted(item)
-            return part_sum
 
-        sums = dask.bag.from_sequence(items, partition_size=size).reduction(total, lambda parts: sum(parts, zero))
-        with dask.config.set(scheduler="threads", num_workers=workers):
-            return sums.compute()
+def _results[Item, Result](
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item], *, ahead: int
+) -> Iterator[Result]:
+    """Results in the order of the items, of which no more than `ahead` are begun at a time."""
+    begun: deque[Future[Result]] = deque()
+    for item in items:
+        if len(begun) == ahead:
+            yield begun.popleft().result()
+        begun.append(pool.submit(function, item))
+    while begun:
+        yield begun.popleft().result()

@@ -10,7 +10,6 @@ Layout of a data_root that this module fills:
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Sequence
@@ -18,47 +17,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import shapely
 
-from cache.manifest import as_stored
 from distill.coco_annotations import category_ids, read_annotations
 from distill.dota import Labels, list_images, read_labels
 from pipelines.base.files import write_json
-from pipelines.prepare.data_folder import (
-    SPLITS,
-    exclusive_folder,
-    is_complete,
-    read_description,
-    refuse_difference,
-    refuse_other_parameters,
-    require_data_keys,
-    require_scenes,
-)
-from pipelines.scenes.scene import write_scenes
+from pipelines.prepare.data_config import SPLITS, Options, Scenes, read_scenes, require_data_keys
+from pipelines.prepare.data_folder import open_data_folder
+from pipelines.prepare.images import read_image
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 # Exact in binary, so that x + width is the right side to the last bit and never leaves the image.
 _STEPS_PER_PIXEL = 256
-
-
-@dataclass(frozen=True)
-class CocoScenes:
-    """The built-in scenes: how many per split, image_sizes (width, height) taken in turn, object scale, seed."""
-
-    train: int
-    val: int
-    image_sizes: tuple[tuple[int, int], ...]
-    scale: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        require_scenes({split: getattr(self, split) for split in SPLITS})
-        if not self.image_sizes:
-            raise ValueError("scenes.image_sizes is empty; at least one (width, height) is needed")
 
 
 @dataclass(frozen=True)
@@ -69,39 +42,22 @@ class SplitFiles:
     images: Path
 
 
-def prepare_coco(config: Config, arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def prepare_coco(config: Config, options: Options) -> tuple[dict[str, Any], str]:
     """Make the config's built-in scenes, if any, and check that all it reads is there; counts per split, outcome.
 
     Raises:
         ValueError: an unusable config, data that are missing or malformed, a folder made from something else.
     """
-    require_data_keys(config, ("data_root", "classes", "train_dataloader", "val_dataloader"), arguments.config)
-    if arguments.dota_root is not None:
+    require_data_keys(config, ("train_dataloader", "val_dataloader"))
+    if options.dota_root is not None:
         raise ValueError(
-            f"{arguments.config} trains on COCO-format data, so it has no use for {arguments.dota_root} (DOTA_ROOT). "
+            f"{config.filename} trains on COCO-format data, so it has no use for {options.dota_root} (DOTA_ROOT). "
             f"Leave it out, and put images and annotations into {config.data_root}"
         )
-    scenes = read_scenes(config, arguments.config)
+    scenes = read_scenes(config)
     made = scenes is not None and make_scenes(Path(config.data_root), tuple(config.classes), scenes)
     splits = {split: check_split(split_files(config, split), config.classes) for split in SPLITS}
     return splits, f"{config.data_root} is complete{'' if made else '; nothing needs to be made'}"
-
-
-def read_scenes(config: Config, path: Path) -> CocoScenes | None:
-    """The built-in scenes that a config asks for; `path` is named in errors.
-
-    Raises:
-        ValueError: a key is missing or has an unusable value.
-    """
-    scenes = config.get("scenes")
-    if scenes is None:
-        return None
-    try:
-        return CocoScenes(**{**scenes, "image_sizes": tuple(tuple(size) for size in scenes["image_sizes"])})
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{path}: scenes is unusable: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def split_files(config: Config, split: str) -> SplitFiles:
@@ -141,38 +97,31 @@ def check_split(files: SplitFiles, classes: Sequence[str]) -> dict[str, int]:
     }
 
 
-def make_scenes(data_root: Path, classes: tuple[str, ...], scenes: CocoScenes) -> bool:
+def make_scenes(data_root: Path, classes: tuple[str, ...], scenes: Scenes) -> bool:
     """Render the scenes and write their annotations; False where an earlier run has finished them.
 
     Raises:
         ValueError: the folder holds something else.
     """
-    source = "synthetic scenes, COCO format"
-    parameters = as_stored({"format": 1, "source": source, "scenes": asdict(scenes), "classes": classes})
-    with exclusive_folder(data_root):
-        filled = [data_root / split / part for split in SPLITS for part in ("images", "labelTxt")]
-        stored = read_description(data_root, [*filled, data_root / "annotations"])
-        refuse_other_parameters(data_root, stored, parameters)
-        if stored is not None and is_complete(stored):
-            refuse_difference(data_root, stored["splits"], describe_splits(data_root), "splits")
+    parameters = {
+        "format": 1,
+        "source": "synthetic scenes, COCO format",
+        "scenes": asdict(scenes),
+        "classes": classes,
+    }
+    filled = [data_root / split / part for split in SPLITS for part in ("images", "labelTxt")]
+    with open_data_folder(data_root, parameters, [*filled, data_root / "annotations"]) as folder:
+        if folder.is_complete:
+            folder.require_same_splits(describe_splits(data_root))
             return False
         # Before the first scene, so that scenes of other parameters are never taken for these.
-        write_json(data_root / "source.json", {**parameters, "splits": {}, "complete": False})
-        for index, split in enumerate(SPLITS):
-            make_split(data_root, split, classes, scenes, seed=scenes.seed * len(SPLITS) + index)
-        write_json(data_root / "source.json", {**parameters, "splits": describe_splits(data_root), "complete": True})
+        folder.describe({}, complete=False)
+        (data_root / "annotations").mkdir(exist_ok=True)
+        for split in SPLITS:
+            scenes.write(data_root / split, split, classes)
+            write_json(data_root / f"annotations/instances_{split}.json", annotate(data_root / split, classes))
+        folder.describe(describe_splits(data_root), complete=True)
     return True
-
-
-def make_split(data_root: Path, split: str, classes: Sequence[str], scenes: CocoScenes, *, seed: int) -> None:
-    """Render the scenes of a split that are not there yet, then write their annotations."""
-    folder = data_root / split
-    write_scenes(
-        folder, getattr(scenes, split), seed=seed, sizes=scenes.image_sizes, classes=classes, scale=scenes.scale
-    )
-    annotations = data_root / "annotations"
-    annotations.mkdir(exist_ok=True)
-    write_json(annotations / f"instances_{split}.json", annotate(folder, classes))
 
 
 def annotate(folder: Path, classes: Sequence[str]) -> dict[str, Any]:
@@ -181,7 +130,7 @@ def annotate(folder: Path, classes: Sequence[str]) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id, (name, path) in enumerate(list_images(folder / "images").items(), start=1):
-        height, width = cv2.imread(str(path)).shape[:2]
+        height, width = read_image(path).shape[:2]
         images.append({"id": image_id, "file_name": path.name, "width": width, "height": height})
         labels = read_labels(folder / "labelTxt" / f"{name}.txt", classes)
         for class_name, box in zip(labels.class_names, horizontal_boxes(labels, width, height), strict=True):

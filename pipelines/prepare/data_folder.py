@@ -1,71 +1,90 @@
-"""A data folder: its config, one run at a time, and `source.json`, which says what it was made from."""
+"""A data folder: held by one run at a time, with a `source.json` that says what it was made from."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cache.manifest import first_difference
-from pipelines.base.files import exclusive
-
-if TYPE_CHECKING:
-    from mmengine.config import Config
-
-SPLITS = ("train", "val")
+from cache.manifest import as_stored, first_difference
+from pipelines.base.files import exclusive, write_json
 
 
-def require_data_keys(config: Config, keys: Sequence[str], path: Path) -> None:
-    """Refuse a config that data cannot be made from.
+@dataclass(frozen=True)
+class DataFolder:
+    """A data folder that this run alone works on.
 
-    Raises:
-        ValueError: a key is missing, or `classes` is no tuple of names.
+    parameters: what decides how the data come out, apart from the source files. stored: `source.json` of an earlier
+    run, None where there was none.
     """
-    for key in keys:
-        if key not in config:
-            raise ValueError(f"{path} has no `{key}`; data preparation needs {', '.join(keys)}")
-    if isinstance(config.classes, str) or not config.classes:
-        raise ValueError(f"{path}: classes is {config.classes!r}; a tuple of class names is needed")
 
+    root: Path
+    parameters: Mapping[str, Any]
+    stored: Mapping[str, Any] | None
 
-def require_scenes(counts: Mapping[str, int]) -> None:
-    """Refuse splits without scenes.
+    @property
+    def is_complete(self) -> bool:
+        """Whether an earlier run has finished."""
+        return self.stored is not None and self.stored.get("complete") is True
 
-    Raises:
-        ValueError: naming the split.
-    """
-    for split, count in counts.items():
-        if count < 1:
-            raise ValueError(f"scenes.{split} is {count}; at least 1 scene is needed")
+    def describe(self, splits: Mapping[str, Any], *, complete: bool) -> None:
+        """Write `source.json`: first incomplete, so that what a killed run leaves is never taken for other data."""
+        write_json(self.root / "source.json", {**self.parameters, "splits": splits, "complete": complete})
+
+    def require_same_splits(self, splits: Mapping[str, Any]) -> None:
+        """Refuse a finished folder whose files, or whose source, have changed since.
+
+        Raises:
+            ValueError: naming the first field that differs, both values and the cure.
+        """
+        if self.stored is not None and self.is_complete:
+            self.require_same(self.stored.get("splits"), splits, "splits")
+
+    def require_same(self, theirs: Any, ours: Any, field: str = "") -> None:
+        """Refuse to mix data of different origin.
+
+        Raises:
+            ValueError: naming the first field that differs, both values and the cure.
+        """
+        difference = first_difference(theirs, ours, field)
+        if difference is not None:
+            field, left, right = difference
+            raise ValueError(
+                f"{self.root} was made from something else: {field} is {json.dumps(left)} there, {json.dumps(right)} "
+                f"here. {_cure(self.root)}"
+            )
 
 
 @contextmanager
-def exclusive_folder(data_root: Path) -> Iterator[None]:
-    """Hold the data folder, which is made if need be, for this run alone.
+def open_data_folder(root: Path, parameters: Mapping[str, Any], filled: Sequence[Path]) -> Iterator[DataFolder]:
+    """Hold a data folder, which is made if need be, for this run alone.
+
+    filled: the folders in it that the command fills.
 
     Raises:
-        ValueError: another run holds it.
+        ValueError: another run holds it, it was made with other parameters, or it holds files of something else.
     """
-    data_root.mkdir(parents=True, exist_ok=True)
-    with exclusive(data_root, f"another run is writing into {data_root}; wait until it ends"):
-        yield
+    root.mkdir(parents=True, exist_ok=True)
+    with exclusive(root, f"another run is writing into {root}; wait until it ends"):
+        folder = DataFolder(root, as_stored(parameters), _read_description(root, filled))
+        if folder.stored is not None:
+            theirs = {key: value for key, value in folder.stored.items() if key not in ("splits", "complete")}
+            folder.require_same(theirs, folder.parameters)
+        yield folder
 
 
-def read_description(data_root: Path, folders: Sequence[Path]) -> dict[str, Any] | None:
-    """`source.json` of an earlier run; None where there was none.
-
-    Raises:
-        ValueError: there is none, but one of the `folders` that the command fills holds files; or it is damaged.
-    """
-    path = data_root / "source.json"
+def _read_description(root: Path, filled: Sequence[Path]) -> dict[str, Any] | None:
+    """`source.json` of an earlier run; None where there was none and nothing is in the way of the first."""
+    path = root / "source.json"
     if path.exists():
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError):
-            raise ValueError(f"{path} is damaged. {_cure(data_root)}") from None
-    for folder in folders:
+            raise ValueError(f"{path} is damaged. {_cure(root)}") from None
+    for folder in filled:
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(
                 f"{folder} holds files but {path} does not exist, so they are not this command's. "
@@ -74,36 +93,5 @@ def read_description(data_root: Path, folders: Sequence[Path]) -> dict[str, Any]
     return None
 
 
-def is_complete(stored: Mapping[str, Any] | None) -> bool:
-    return stored is not None and stored.get("complete") is True
-
-
-def refuse_other_parameters(data_root: Path, stored: Mapping[str, Any] | None, parameters: Mapping[str, Any]) -> None:
-    """Refuse to mix data made with other parameters.
-
-    Raises:
-        ValueError: naming the first field that differs, both values and the cure.
-    """
-    if stored is None:
-        return
-    theirs = {key: value for key, value in stored.items() if key not in ("splits", "complete")}
-    refuse_difference(data_root, theirs, parameters)
-
-
-def refuse_difference(data_root: Path, theirs: Any, ours: Any, field: str = "") -> None:
-    """Refuse to mix data of different origin.
-
-    Raises:
-        ValueError: naming the first field that differs, both values and the cure.
-    """
-    difference = first_difference(theirs, ours, field)
-    if difference is not None:
-        field, left, right = difference
-        raise ValueError(
-            f"{data_root} was made from something else: {field} is {json.dumps(left)} there, {json.dumps(right)} here. "
-            + _cure(data_root)
-        )
-
-
-def _cure(data_root: Path) -> str:
-    return f"Use another data_root in the config, or delete {data_root} and run again"
+def _cure(root: Path) -> str:
+    return f"Use another data_root in the config, or delete {root} and run again"

@@ -21,7 +21,7 @@ import pytest
 from distill.dota import read_labels
 from pipelines.base.command import run_command
 from pipelines.data import main, make_parser
-from pipelines.prepare.data_folder import exclusive_folder
+from pipelines.prepare.data_folder import open_data_folder
 from pipelines.scenes.scene import write_scenes
 
 REPOSITORY = Path(__file__).parents[2]
@@ -97,9 +97,10 @@ def test_dota_becomes_patches_with_a_record(tmp_path: Path, dota: Path, capsys: 
     # 20 columns give two windows; the 8 x 8 plane lies in the first whole, in the second with 5 of 8 columns.
     assert summary["splits"]["train"] == {
         "images": 2,
+        "objects": 1,
         "patches": 4,
         "empty_patches": 3,
-        "objects": 1,
+        "objects_in_patches": 1,
         "bytes": num_bytes,
     }
     assert summary["splits"]["val"]["patches"] == 2
@@ -172,7 +173,7 @@ def test_scenes_stopped_while_rendering_are_completed(tmp_path: Path, monkeypatc
         write_scenes(folder, count, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.prepare.dota.write_scenes", stop_at_val)
+        patch.setattr("pipelines.prepare.data_config.write_scenes", stop_at_val)
         assert run(write_config(tmp_path / "stopped")) == 1
     assert run(write_config(tmp_path / "stopped")) == 0
     assert tree(tmp_path / "stopped/out") == tree(tmp_path / "whole/out")
@@ -223,6 +224,39 @@ def test_bad_source_is_named_before_anything_is_written(
     assert error.count("\n") == 1
     assert case.message in error
     assert tree(tmp_path / "out") == {}
+
+
+def test_objects_are_counted_once_and_once_more_in_every_patch_that_holds_them(
+    tmp_path: Path, dota: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Columns 5 to 15 of 20: inside both windows, which share columns 4 to 16. The first image's plane is in one alone.
+    (dota / "train/labelTxt/P2__x.txt").write_text("5 1 15 1 15 9 5 9 ship 0\n")
+    assert run(write_config(tmp_path), dota, "--json") == 0
+    train = json.loads(capsys.readouterr().out)["splits"]["train"]
+    assert (train["objects"], train["objects_in_patches"]) == (2, 3)
+
+
+def test_ignored_classes_are_left_out_of_patches_and_kept_for_the_evaluation(
+    tmp_path: Path, dota: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = dota / "train/labelTxt/P1.txt"
+    labels.write_text(PLANE + PLANE.replace("plane", "zeppelin"))
+    assert run(write_config(tmp_path), dota) == 1
+    assert "or to `ignore_classes` to leave such objects out" in capsys.readouterr().err
+    assert run(write_config(tmp_path, ignore_classes=("zeppelin",)), dota) == 0
+    assert (tmp_path / "out/train/annfiles/P1__16__0___0.txt").read_text().split()[8:] == ["plane", "0"]
+    assert (tmp_path / "out/train/labelTxt/P1.txt").read_bytes() == labels.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_images_of_sixteen_bits_are_refused_not_crushed(
+    tmp_path: Path, dota: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (dota / "val/images/P3.png").unlink()
+    image = dota / f"val/images/P3{suffix}"
+    cv2.imwrite(str(image), np.full((16, 20, 3), 2000, np.uint16))
+    assert run(write_config(tmp_path), dota) == 1
+    assert f"{image}: 16 bits a channel; 8 are needed. Convert the data set first" in capsys.readouterr().err
 
 
 def test_damaged_image_is_named_and_the_run_goes_on_once_it_is_replaced(
@@ -299,8 +333,9 @@ def test_other_parameters_are_refused(
         ({"patch_overlap": None}, "has no `patch_overlap`"),
         ({"classes": "plane"}, "classes is 'plane'; a tuple of class names is needed"),
         ({"patch_overlap": 16}, "patches of 16 pixels cannot overlap by 16"),
-        ({"patch_size": "big"}, "patch_size, patch_overlap or scenes is unusable"),
-        ({"scenes": {"train": 1}}, "scenes is unusable: 'image_size'"),
+        ({"patch_size": "big"}, "patch_size or patch_overlap is unusable"),
+        ({"scenes": {"train": 1}}, "scenes has train; it needs train, val, image_size"),
+        ({"ignore_classes": ("ship",)}, "class 'ship' is in both classes and ignore_classes"),
         ({"scenes": None}, "the config has no `scenes`"),
     ],
 )
@@ -338,7 +373,7 @@ def test_folder_of_other_files_is_refused(tmp_path: Path, dota: Path, capsys: py
 
 
 def test_second_run_at_the_same_time_is_refused(tmp_path: Path, dota: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with exclusive_folder(tmp_path / "out"):
+    with open_data_folder(tmp_path / "out", {}, []):
         assert run(write_config(tmp_path), dota) == 1
     assert "another run is writing into" in capsys.readouterr().err
 
@@ -363,7 +398,7 @@ def test_help_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_info.value.code == 0
     shown = capsys.readouterr().out
     assert "--dota-root" in shown
-    assert "Exit status" in shown
+    assert "exit status" in shown
 
 
 def test_torch_is_not_needed(tmp_path: Path, dota: Path) -> None:

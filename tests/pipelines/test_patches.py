@@ -14,24 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.dota import Labels, format_labels, list_images, parse_labels, parse_patch_name, read_labels
-from pipelines.prepare.patches import (
-    SourceImage,
-    SplitFolder,
-    SplitRule,
-    Window,
-    crop_image,
-    crop_labels,
-    inside_ratios,
-    read_image,
-    read_source,
-    split_image,
-    windows,
-    write_patches,
-)
+from pipelines.prepare.images import read_image
+from pipelines.prepare.sources import SourceImage, read_source
+from pipelines.prepare.split_folder import SplitFolder, write_patches
+from pipelines.prepare.windows import SplitRule, Window, crop_image, crop_labels, inside_ratios, split_image, windows
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "dota_sample"
 CLASSES = ("plane", "ship")
-SMALL = SplitRule(size=16, overlap=4)
+SMALL = SplitRule(size=16, overlap=4, classes=CLASSES)
 
 
 def labels_of(*lines: str) -> Labels:
@@ -185,7 +175,7 @@ def write_pair(root: Path, image_id: str, size: tuple[int, int], label_text: str
     pixels = np.random.default_rng(len(image_id)).integers(0, 256, (size[1], size[0], 3), np.uint8)
     cv2.imwrite(str(root / "train" / "images" / f"{image_id}.png"), pixels)
     (root / "train" / "labelTxt" / f"{image_id}.txt").write_text(label_text)
-    return next(image for image in read_source(root, "train", CLASSES).images if image.image_id == image_id)
+    return next(image for image in read_source(root, "train", SMALL).images if image.image_id == image_id)
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -219,7 +209,7 @@ def test_files_of_one_image(tmp_path: Path) -> None:
     )
     folder = SplitFolder(tmp_path / "out")
     folder.make()
-    record = write_patches(source, folder, SMALL, CLASSES)
+    record = write_patches(source, folder, SMALL)
     files = tree(folder.root)
     assert sorted(files) == [
         "annfiles/a__b__16__0___0.txt",
@@ -248,21 +238,21 @@ def test_crash_at_every_step_leaves_an_image_finished_or_to_be_done_again(
     whole = SplitFolder(tmp_path / "whole")
     whole.make()
     for source in (first, second):
-        write_patches(source, whole, SMALL, CLASSES)
+        write_patches(source, whole, SMALL)
     num_files = 2 * 4 + 2  # four pictures, four label files, the whole labels, the record
 
     for step in range(num_files):
         folder = SplitFolder(tmp_path / f"killed{step}")
         folder.make()
-        write_patches(first, folder, SMALL, CLASSES)
+        write_patches(first, folder, SMALL)
         with monkeypatch.context() as patch:
             patch.setattr("pipelines.base.files.os.replace", replace_until(step))
             with pytest.raises(KilledError):
-                write_patches(second, folder, SMALL, CLASSES)
+                write_patches(second, folder, SMALL)
         assert list(folder.records()) == ["first"]
         folder.remove_unfinished()
         assert tree(folder.root).keys() == {name for name in tree(whole.root) if "second" not in name}
-        write_patches(second, folder, SMALL, CLASSES)
+        write_patches(second, folder, SMALL)
         assert tree(folder.root) == tree(whole.root)
 
 
@@ -271,7 +261,7 @@ def test_an_image_with_a_lost_file_is_not_finished(tmp_path: Path, lost: str) ->
     source = write_pair(tmp_path, "a", (20, 16), "")
     folder = SplitFolder(tmp_path / "out")
     folder.make()
-    write_patches(source, folder, SMALL, CLASSES)
+    write_patches(source, folder, SMALL)
     (folder.root / lost).unlink()
     assert folder.records() == {}
 
