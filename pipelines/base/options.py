@@ -93,7 +93,7 @@ def _options_of(path: str, part: Mapping[str, Any]) -> dict[str, Any] | None:
     if path in PLAIN_PARTS:
         return dict.fromkeys(PLAIN_PARTS[path])
     if path.endswith("_dataloader") and "type" not in part:
-        return {**_parameters(DataLoader), "num_batch_per_epoch": None}
+        return {**(_parameters(DataLoader) or {}), "num_batch_per_epoch": None}
     kind = part.get("type", DEFAULT_TYPES.get(path))
     made = _registered(kind) if isinstance(kind, str) else kind
     if made is None:
@@ -141,9 +141,8 @@ def _parameters(made: Any) -> dict[str, Any] | None:
 
     A class that hands keyword arguments on takes those of the classes behind it as well.
     """
-    functions = (
-        [kind.__init__ for kind in made.__mro__ if "__init__" in vars(kind)] if isinstance(made, type) else [made]
-    )
+    kinds = made.__mro__ if isinstance(made, type) else ()
+    functions = [vars(kind)["__init__"] for kind in kinds if "__init__" in vars(kind)] or [made]
     known: dict[str, Any] = {}
     for function in functions:
         try:
