@@ -32,6 +32,7 @@ def fields(recorded: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return [difference.field for difference in compare(recorded, found)]
 
 
+@pytest.mark.slow
 def test_the_figures_are_the_recorded_ones() -> None:
     done = subprocess.run([sys.executable, "-m", "pipelines.smoke"], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
