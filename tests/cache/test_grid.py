@@ -42,6 +42,12 @@ def test_level_counts() -> None:
     assert counts.tolist() == [2, 1, 0, 0, 1]
 
 
+def test_levels_begin_at_their_first_prior() -> None:
+    grid = AnchorGrid.retina(1024, 1024)
+    assert grid.levels(grid.level_offsets[:-1]).tolist() == [0, 1, 2, 3, 4]
+    assert grid.levels(grid.level_offsets[1:] - 1).tolist() == [0, 1, 2, 3, 4]
+
+
 SIDE = st.integers(1, 300)
 
 

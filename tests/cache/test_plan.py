@@ -40,6 +40,14 @@ def test_blocks_are_balanced() -> None:
     assert rows.max() < 1.1 * rows.mean()
 
 
+def test_large_patches_find_their_block_first() -> None:
+    """4, 3, 3, 2, 2 and 2 rows make two blocks of 8; from the smallest on they would make 7 and 9."""
+    rows = np.reshape([2, 3, 2, 4, 3, 2], (6, 1, 1))
+    patches = [PlannedPatch(f"P{n}", bytes(32), bytes(32), (64, 64), counts) for n, counts in enumerate(rows)]
+    plan = make_plan(patches, FLIPS[:1], views_per_block=3)
+    assert plan.rows_per_block.tolist() == [8, 8]
+
+
 def test_order_of_the_patches_does_not_matter() -> None:
     random = np.random.default_rng(3)
     patches = [
