@@ -15,7 +15,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from mmengine.config import Config
 
 from distill.detections import Detections, read_detections
 from distill.dota import DOTA_CLASSES, format_labels, read_labels
@@ -83,26 +82,24 @@ def make_crops(sample: Path, folder: Path) -> None:
 
 def write_config(name: str, work: Path, steps: int) -> Path:
     """The demo's config of a detector on the crops: four levels, 15 classes, no flips, one schedule for all."""
-    config = load_config(f"configs/demo/{name}.py")
-    data: dict[str, Any] = {"data_root": str(work / "data"), "metainfo": {"classes": DOTA_CLASSES}}
-    config.merge_from_dict(
-        {
-            "classes": DOTA_CLASSES,
-            "data_root": str(work / "data"),
-            "model.neck.num_outs": 4,
-            "model.bbox_head.num_classes": len(DOTA_CLASSES),
-            "model.bbox_head.anchor_generator.octave_base_scale": 4,
-            "model.bbox_head.anchor_generator.strides": [8, 16, 32, 64],
-            "train_dataloader.batch_size": len(CROPS),
-            "train_dataloader.dataset": data,
-            "val_dataloader.dataset": data,
-            "test_dataloader.dataset": data,
-            "val_evaluator.label_folder": str(work / "data/val/labelTxt"),
-            "test_evaluator.label_folder": str(work / "data/val/labelTxt"),
-            "train_cfg.max_iters": steps,
-            "work_dir": str(work / name),
+    options: dict[str, Any] = {
+        "classes": DOTA_CLASSES,
+        "data_root": str(work / "data"),
+        "model.neck.num_outs": 4,
+        "model.bbox_head.anchor_generator.octave_base_scale": 4,
+        "model.bbox_head.anchor_generator.strides": [8, 16, 32, 64],
+        "train_dataloader.batch_size": len(CROPS),
+        "train_cfg.max_iters": steps,
+        "work_dir": str(work / name),
+    }
+    if name in ("live", "distill"):
+        options |= {
+            "teacher.config": str(work / "teacher.py"),
+            "teacher.checkpoint": str(work / f"teacher/iter_{steps}.pth"),
         }
-    )
+    if name == "distill":
+        options["cache"] = str(work / "cache.zarr")
+    config = load_config(f"configs/demo/{name}.py", options)
     for step in config.train_dataloader.dataset.pipeline:
         if step["type"] == "RandomViewFlip":
             step["prob"], step["direction"] = 0.0, "horizontal"
@@ -110,16 +107,8 @@ def write_config(name: str, work: Path, steps: int) -> Path:
         {"type": "LinearLR", "start_factor": 0.05, "by_epoch": False, "begin": 0, "end": 20},
         {"type": "CosineAnnealingLR", "by_epoch": False, "begin": 20, "end": steps, "eta_min": 0},
     ]
-    if name in ("live", "distill"):
-        source = {"config": str(work / "teacher.py"), "checkpoint": str(work / f"teacher/iter_{steps}.pth")}
-        config.teacher = source
-        if name == "live":
-            config.model.teacher = source
-        else:
-            config.cache = str(work / "cache.zarr")
     path = work / f"{name}.py"
     config.dump(path)
-    Config.fromfile(path)
     return path
 
 

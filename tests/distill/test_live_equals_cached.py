@@ -46,19 +46,16 @@ _base_ = ["{base}"]
 
 data_root = "{folder}/data/"
 classes = {classes}
-model = dict(bbox_head=dict(num_classes=15))
-train_dataloader = dict(dataset=dict(data_root=data_root, metainfo=dict(classes=classes)))
 """
-STUDENT = """
+LIVE = """
 teacher = dict(config="{folder}/teacher.py", checkpoint="{folder}/teacher.pth")
+"""
+CACHED = """
 cache = "{folder}/cache.zarr"
 codec = "exact"
 """
-LIVE = """
-model["teacher"] = teacher
-"""
 # Name of the file, the config of the demo it changes, and what it adds.
-FILES = [("teacher", "teacher", ""), ("live", "live", STUDENT + LIVE), ("cached", "distill", STUDENT)]
+FILES = [("teacher", "teacher", ""), ("live", "live", LIVE), ("cached", "distill", LIVE + CACHED)]
 
 
 @dataclass

@@ -31,19 +31,11 @@ model = dict(
     backbone=dict(depth=18, base_channels=8),
     neck=dict(in_channels=[8, 16, 32, 64], out_channels=16, start_level=2, num_outs=2),
     bbox_head=dict(
-        num_classes=3, in_channels=16, feat_channels=16, anchor_generator=dict(octave_base_scale=1, strides=[16, 32])
+        in_channels=16, feat_channels=16, anchor_generator=dict(octave_base_scale=1, strides=[16, 32])
     ),
 )
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(data_root=data_root, metainfo=dict(classes=classes)),
-)
-val_dataloader = dict(num_workers=0, dataset=dict(data_root=data_root, metainfo=dict(classes=classes)))
-test_dataloader = val_dataloader
-test_evaluator = dict(label_folder=data_root + "val/labelTxt/")
-val_evaluator = test_evaluator
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0)
 train_cfg = dict(max_iters=4)
 param_scheduler = []
 default_hooks = dict(logger=dict(interval=1))

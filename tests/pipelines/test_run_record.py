@@ -50,7 +50,7 @@ def test_a_training_says_what_it_was(project: Project, tmp_path) -> None:
 @pytest.mark.slow
 def test_students_of_one_seed_begin_alike_and_see_the_same_views(project: Project, tmp_path) -> None:
     cached = train_cached(project, tmp_path / "cached")
-    teacher = [f"model.teacher.config={project.config('teacher')}", f"model.teacher.checkpoint={project.checkpoint}"]
+    teacher = [f"teacher.config={project.config('teacher')}", f"teacher.checkpoint={project.checkpoint}"]
     for kind, options in (("plain", []), ("live", ["--cfg-options", *teacher])):
         assert call(train, "--config", project.config(kind), "--work-dir", tmp_path / kind, *options) == 0
         run_record = read_run_record(tmp_path / kind)

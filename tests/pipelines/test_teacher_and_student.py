@@ -143,7 +143,7 @@ LIVE_REFUSALS = [
     ("model.bbox_head.angle_range=[-3.0,2.0]", r"head.bin_ranges[4][0] is -5.0 in the teacher but -3.0 in the student"),
     ("model.data_preprocessor.bgr_to_rgb=False", "preprocessing.bgr_to_rgb is true in the teacher but false in the st"),
     (
-        "train_dataloader.dataset.metainfo.classes=['plane','ship','harbor']",
+        "classes=['plane','ship','harbor']",
         'head.classes[0] is "ship" in the teacher but "plane" in the student',
     ),
 ]
@@ -153,7 +153,7 @@ LIVE_REFUSALS = [
 def test_a_live_teacher_is_compared_as_well(project: Project, tmp_path, capfd, option: str, message: str) -> None:
     teacher = f"config={project.config('teacher')}", f"checkpoint={project.checkpoint}"
     # Two runs of one second would share a logger.
-    options = [*(f"model.teacher.{part}" for part in teacher), option, f"experiment_name={tmp_path.name}"]
+    options = [*(f"teacher.{part}" for part in teacher), option, f"experiment_name={tmp_path.name}"]
     arguments = ["--config", project.config("live"), "--work-dir", tmp_path, "--cfg-options", *options]
     assert call(train, *arguments) == 1
     assert message in capfd.readouterr().err.splitlines()[-1]

@@ -45,7 +45,7 @@ def train_with(command: ModuleType, config: str, work_dir: Path, options: Sequen
 
 
 def live_options(project: Project) -> list[str]:
-    return [f"model.teacher.config={project.config('teacher')}", f"model.teacher.checkpoint={project.checkpoint}"]
+    return [f"teacher.config={project.config('teacher')}", f"teacher.checkpoint={project.checkpoint}"]
 
 
 def losses_of(work_dir: Path) -> list[dict[str, float]]:
@@ -90,8 +90,7 @@ def test_plain_live_and_cached_students_start_alike(project: Project) -> None:
     """One seed, one set of initial weights: building a live teacher draws none of the student's."""
     digests = set()
     for name, options in (("plain", []), ("distill", []), ("live", live_options(project))):
-        config = load_config(project.config(name))
-        config.merge_from_dict(dict(option.split("=", 1) for option in options))
+        config = load_config(project.config(name), dict(option.split("=", 1) for option in options))
         torch.manual_seed(0)
         model = MODELS.build(config.model)
         model.init_weights()
@@ -203,7 +202,7 @@ def test_losses_are_logged_by_name(project: Project, tmp_path) -> None:
 
 
 def test_tensorboard_gets_the_losses(project: Project, tmp_path) -> None:
-    run(project, tmp_path, "visualizer.vis_backends.0.type=TensorboardVisBackend")
+    run(project, tmp_path, "vis_backends.0.type=TensorboardVisBackend")
     (events,) = tmp_path.rglob("events.out.tfevents*")
     accumulator = EventAccumulator(str(events)).Reload()
     for name in ("loss_ld", "loss_kd"):
