@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -23,20 +23,30 @@ from cache.storage import Location, locate
 from cache.writer import CacheWriter, Part
 from pipelines.base.arguments import add_config, add_json, make_command_parser, options_of
 from pipelines.base.command import run_command
-from pipelines.base.experiment import load_config, require_keys
 from pipelines.base.files import bytes_on_disk
-from pipelines.capture.cluster import ClusterOptions, add_cluster_arguments, open_cluster
-from pipelines.capture.engine import make_engine
-from pipelines.capture.figures import plan_figures, print_plan, print_probe
-from pipelines.capture.kept import KeptRegions
-from pipelines.capture.options import CaptureOptions, TeacherOptions, add_capture_arguments, add_teacher_arguments
-from pipelines.capture.planning import plan_views
-from pipelines.capture.probe import Probe
-from pipelines.capture.resume import require_room_for, stored_codecs
+from pipelines.capture.options import (
+    CaptureOptions,
+    ClusterOptions,
+    TeacherOptions,
+    add_capture_arguments,
+    add_cluster_arguments,
+    add_teacher_arguments,
+)
+
+if TYPE_CHECKING:
+    from pipelines.capture.probe import Probe
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Plan, probe, capture, commit."""
+    from pipelines.base.experiment import load_config, require_keys
+    from pipelines.capture.cluster import open_cluster
+    from pipelines.capture.engine import make_engine
+    from pipelines.capture.figures import plan_figures, print_plan, print_probe
+    from pipelines.capture.kept import KeptRegions
+    from pipelines.capture.planning import plan_views
+    from pipelines.capture.resume import require_room_for, stored_codecs
+
     config = load_config(arguments.config, arguments.cfg_options)
     require_keys(config, ("region", "codec", "classes", "teacher", "cache"), arguments.config)
     requested = resolve_codec(config.codec)

@@ -17,15 +17,15 @@ from typing import Any
 
 from pipelines.base.arguments import add_config, add_json, add_work_dir, make_command_parser, options_of
 from pipelines.base.command import plain_console, positive_int, run_command
-from pipelines.studies.comparison import ComparisonOptions, comparison_runs
-from pipelines.studies.comparison_results import detector_table, write_results
-from pipelines.studies.processes import finish_runs
-from pipelines.studies.runs import OUTPUT, require_same_configs
-from pipelines.studies.statistics import verdict
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Three configs, checked -> every kind with every seed -> figures with spread, and what they differ by."""
+    from pipelines.studies.comparison import ComparisonOptions, comparison_runs
+    from pipelines.studies.comparison_results import write_results
+    from pipelines.studies.processes import finish_runs
+    from pipelines.studies.runs import OUTPUT, require_same_configs
+
     options = options_of(ComparisonOptions, arguments)
     runs = comparison_runs(options)
     require_same_configs(runs)
@@ -47,6 +47,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 def print_figures(figures: Mapping[str, Any], folder: Path) -> None:
     """The table for a terminal, the differences of AP50 in words, and where everything is."""
+    from pipelines.studies.comparison_results import detector_table
+    from pipelines.studies.statistics import verdict
+
     console = plain_console()
     console.print(detector_table(figures).terminal(f"Mean ± standard deviation of {len(figures['seeds'])} seeds"))
     for difference in figures["differences"]:

@@ -18,15 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 from rich.console import Console
 
 from pipelines.base.arguments import make_command_parser
 from pipelines.base.command import plain_console, run_command
-from pipelines.base.experiment import load_config
 from pipelines.base.files import bytes_on_disk
 from pipelines.base.table import Table
-from pipelines.training.evaluation import AP_COLUMNS, evaluate_run
 
 CONFIGS = {name: f"configs/demo/{name}.py" for name in ("teacher", "plain", "distill")}
 # What a working demo must show on held-out scenes.
@@ -53,6 +50,11 @@ class DemoReport:
 
 def main(arguments: argparse.Namespace) -> int:
     """Data -> teacher -> cache -> plain and distilled student -> AP -> report."""
+    import cv2
+
+    from pipelines.base.experiment import load_config
+    from pipelines.training.evaluation import evaluate_run
+
     cv2.setNumThreads(0)
     work = new_run_folder(Path(arguments.work_dir))
     cache = work / "teacher.zarr"
@@ -114,11 +116,15 @@ def new_run_folder(base: Path) -> Path:
 
 def final_checkpoint(name: str, work: Path) -> Path:
     """Where the runner leaves the last checkpoint of a demo config."""
+    from pipelines.base.experiment import load_config
+
     return work / name / f"iter_{load_config(CONFIGS[name]).train_cfg.max_iters}.pth"
 
 
 def print_report(report: DemoReport, work: Path) -> None:
     """Stages and AP as two tables."""
+    from pipelines.training.evaluation import AP_COLUMNS
+
     stages = [(row["stage"], f"{row['seconds']:.0f}", f"{row['bytes'] / 1e6:.1f}") for row in report.stages]
     total = ("total", f"{sum(row['seconds'] for row in report.stages):.0f}", "")
     names = {"teacher": "teacher (R-34)", "plain": "plain student (R-18)", "distill": "student from the cache (R-18)"}

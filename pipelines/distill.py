@@ -10,12 +10,14 @@ import sys
 
 from pipelines.base.arguments import make_command_parser, options_of
 from pipelines.base.command import run_command
-from pipelines.training.match import ALLOWABLE, use_cache
-from pipelines.training.start import RunOptions, add_run_arguments, load_run, train
+from pipelines.training.options import ALLOWABLE, RunOptions, add_run_arguments
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Config -> student matched with its cache -> trained checkpoint in the work folder."""
+    from pipelines.training.match import use_cache
+    from pipelines.training.start import load_run, train
+
     config = load_run(options_of(RunOptions, arguments))
     use_cache(config, arguments.cache, arguments.allow)
     train(config)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from pipelines.base.arguments import add_config, add_json, make_command_parser
 from pipelines.base.command import run_command
-from pipelines.base.experiment import load_config
-from pipelines.training.evaluation import evaluate
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Checkpoint -> detections of the validation set -> AP."""
+    from pipelines.base.experiment import load_config
+    from pipelines.training.evaluation import evaluate
+
     figures = evaluate(
         load_config(arguments.config, arguments.cfg_options),
         arguments.checkpoint,

@@ -12,19 +12,20 @@ from cache.reader import CacheReader
 from cache.view import FLIPS
 from pipelines.base.arguments import add_config, add_json, add_workers, make_command_parser
 from pipelines.base.command import plain_console, run_command
-from pipelines.base.experiment import load_config, require_keys
-from pipelines.reporting.pictures import draw_patch
-from pipelines.reporting.plotting import save
-from pipelines.reporting.store_charts import draw_statistics
-from pipelines.reporting.store_figures import store_figures, store_statistics
-from pipelines.reporting.store_tables import headline, store_tables
-from pipelines.reporting.student import student_figures
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Store -> statistics -> figures -> tables and pictures."""
     if not arguments.config and not arguments.cache:
         make_parser().error("--cache or --config is needed")
+
+    from pipelines.base.experiment import load_config, require_keys
+    from pipelines.reporting.pictures import draw_patch
+    from pipelines.reporting.plotting import save
+    from pipelines.reporting.store_charts import draw_statistics
+    from pipelines.reporting.store_figures import store_figures, store_statistics
+    from pipelines.reporting.student import student_figures
+
     config = None
     if arguments.config:
         config = load_config(arguments.config, arguments.cfg_options)
@@ -50,6 +51,8 @@ def main(arguments: argparse.Namespace) -> None:
 
 def print_figures(figures: dict[str, Any]) -> None:
     """The figures as tables."""
+    from pipelines.reporting.store_tables import headline, store_tables
+
     console = plain_console()
     console.print(headline(figures), soft_wrap=True)
     for title, table in store_tables(figures).items():

@@ -10,18 +10,26 @@ from rich.console import Console
 
 from pipelines.base.arguments import add_config, add_json, make_command_parser, options_of
 from pipelines.base.command import positive_int, run_command
-from pipelines.base.experiment import load_config, require_keys
-from pipelines.capture.break_even import break_even
-from pipelines.capture.cluster import ClusterOptions, add_cluster_arguments, open_cluster
-from pipelines.capture.engine import make_engine
-from pipelines.capture.figures import plan_figures, print_plan, print_probe
-from pipelines.capture.kept import KeptRegions
-from pipelines.capture.options import CaptureOptions, TeacherOptions, add_capture_arguments, add_teacher_arguments
-from pipelines.capture.planning import plan_views
+from pipelines.capture.options import (
+    CaptureOptions,
+    ClusterOptions,
+    TeacherOptions,
+    add_capture_arguments,
+    add_cluster_arguments,
+    add_teacher_arguments,
+)
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Labels -> regions -> rows and bytes; with a teacher also the probe."""
+    from pipelines.base.experiment import load_config, require_keys
+    from pipelines.capture.break_even import break_even
+    from pipelines.capture.cluster import open_cluster
+    from pipelines.capture.engine import make_engine
+    from pipelines.capture.figures import plan_figures, print_plan, print_probe
+    from pipelines.capture.kept import KeptRegions
+    from pipelines.capture.planning import plan_views
+
     config = load_config(arguments.config, arguments.cfg_options)
     with_teacher = arguments.probe or arguments.checkpoint is not None
     require_keys(config, ("region", "classes", *(("codec", "teacher") if with_teacher else ())), arguments.config)

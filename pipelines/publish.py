@@ -11,9 +11,6 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
-from distill.checkpoint import load_checkpoint, state_dict_of, weights_digest
 from pipelines.base.arguments import add_json, make_command_parser
 from pipelines.base.command import run_command
 
@@ -33,6 +30,10 @@ def publish(checkpoint: Path, out: Path) -> dict[str, str | int]:
     Raises:
         ValueError: the checkpoint cannot be loaded or holds no weights.
     """
+    import torch
+
+    from distill.checkpoint import load_checkpoint, state_dict_of, weights_digest
+
     loaded = load_checkpoint(checkpoint)
     weights = {name: tensor.cpu().contiguous() for name, tensor in state_dict_of(loaded, checkpoint).items()}
     meta = {key: value for key, value in loaded.get("meta", {}).items() if key in META_KEYS}

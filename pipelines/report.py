@@ -13,18 +13,19 @@ from pathlib import Path
 
 from pipelines.base.arguments import make_command_parser
 from pipelines.base.command import run_command
-from pipelines.base.files import write_text
-from pipelines.reporting.cache_sections import cache_sections
-from pipelines.reporting.page import page
-from pipelines.reporting.sections import code_text, environment_section, group_section
-from pipelines.reporting.work_folders import find_groups
-from pipelines.training.environment import describe_code
 
 TITLE = "Localization Distillation from a teacher cache"
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Work folders -> groups of runs -> sections -> one file."""
+    from pipelines.base.files import write_text
+    from pipelines.reporting.cache_sections import cache_sections
+    from pipelines.reporting.page import page
+    from pipelines.reporting.sections import code_text, environment_section, group_section
+    from pipelines.reporting.work_folders import find_groups
+    from pipelines.training.environment import describe_code
+
     folders = [Path(folder) for folder in arguments.work_dir]
     groups = find_groups(folders)
     sections = [group_section(group) for group in groups if group.runs or group.studies]

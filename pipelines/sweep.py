@@ -14,14 +14,15 @@ from functools import partial
 
 from pipelines.base.arguments import add_json, add_work_dir, make_command_parser
 from pipelines.base.command import plain_console, positive_int, run_command
-from pipelines.studies.processes import finish_runs
-from pipelines.studies.runs import OUTPUT, require_same_configs
-from pipelines.studies.sweep import load_sweep, sweep_runs
-from pipelines.studies.sweep_results import results_table, write_results
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Sweep file -> runs, all checked -> trainings and evaluations -> table and plot."""
+    from pipelines.studies.processes import finish_runs
+    from pipelines.studies.runs import OUTPUT, require_same_configs
+    from pipelines.studies.sweep import load_sweep, sweep_runs
+    from pipelines.studies.sweep_results import results_table, write_results
+
     sweep = load_sweep(arguments.sweep, arguments.work_dir)
     runs = sweep_runs(sweep, arguments.cache)
     require_same_configs(runs)

@@ -10,12 +10,14 @@ import sys
 
 from pipelines.base.arguments import make_command_parser, options_of
 from pipelines.base.command import run_command
-from pipelines.base.experiment import build_adapter
-from pipelines.training.start import RunOptions, add_run_arguments, load_run, train
+from pipelines.training.options import RunOptions, add_run_arguments
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Config, whose head the cache can hold -> teacher checkpoint in the work folder."""
+    from pipelines.base.experiment import build_adapter
+    from pipelines.training.start import load_run, train
+
     config = load_run(options_of(RunOptions, arguments))
     build_adapter(config)
     train(config)

@@ -10,11 +10,13 @@ import sys
 
 from pipelines.base.arguments import make_command_parser, options_of
 from pipelines.base.command import run_command
-from pipelines.training.start import RunOptions, add_run_arguments, load_run, train
+from pipelines.training.options import RunOptions, add_run_arguments
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Config -> trained checkpoint in the work folder."""
+    from pipelines.training.start import load_run, train
+
     train(load_run(options_of(RunOptions, arguments)))
 
 

@@ -9,22 +9,28 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from cache.quantize import LOGIT_FIELDS
 from cache.reader import CacheReader
 from cache.storage import locate
 from pipelines.base.arguments import add_config, add_json, add_workers, make_command_parser, options_of
 from pipelines.base.command import plain_console, positive_int, printable, run_command
-from pipelines.base.experiment import load_config, require_keys
 from pipelines.capture.options import TeacherOptions, add_teacher_arguments
-from pipelines.capture.teacher_check import check_teacher
-from pipelines.capture.verification import Verification, check_config, check_files, check_store
+
+if TYPE_CHECKING:
+    from pipelines.capture.verification import Verification
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Store, then files, then the teacher; 1 where anything is wrong."""
     if not arguments.config and not arguments.cache:
         make_parser().error("--cache or --config is needed")
+
+    from pipelines.base.experiment import load_config, require_keys
+    from pipelines.capture.teacher_check import check_teacher
+    from pipelines.capture.verification import Verification, check_config, check_files, check_store
+
     config = None
     if arguments.config:
         config = load_config(arguments.config, arguments.cfg_options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.base.command import available_cores, positive_int
@@ -40,10 +41,19 @@ def add_config(
     # Imported here, because fetch-cache works without OpenMMLab.
     from mmengine.config import DictAction
 
-    parser.add_argument("--config", required=required and default is None, default=default, help=what)
+    parser.add_argument("--config", type=config_file, required=required and default is None, default=default, help=what)
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=f"override values of {overrides}"
     )
+
+
+def config_file(text: str) -> str:
+    """An argparse type: a config that exists; said before seconds of imports."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(
+            f"config {text} does not exist; see configs/ for those that come with the project"
+        )
+    return text
 
 
 def add_work_dir(parser: argparse.ArgumentParser, what: str) -> None:

@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 from distill.checkpoint import use_safe_loading
+from pipelines.base.device import require_operators
 
 # How mmengine's longest messages begin: environment, whole config, hooks in their order.
 _DUMPS = ("System environment:", "Config:", "Hooks will be executed in the following order")
@@ -18,11 +19,16 @@ _NOTICES = ("Failed to search registry with scope", '"FileClient" will be deprec
 
 
 class ConciseRunner(Runner):
-    """A runner that writes its dumps to the log file alone, and unpickles no checkpoint."""
+    """A runner that writes its dumps to the log file alone, and unpickles no checkpoint.
+
+    Raises:
+        ValueError: mmcv's operators were not built for the model's device.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         use_safe_loading()
         super().__init__(*args, **kwargs)
+        require_operators(next(self.model.parameters()).device)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -19,9 +18,9 @@ import dask
 from distributed import Client, Future, LocalCluster, Security, as_completed
 from distributed.scheduler import KilledWorker
 
-from pipelines.base.command import available_cores, positive_int, warn
+from pipelines.base.command import warn
+from pipelines.capture.options import DASHBOARD, ClusterOptions
 
-DASHBOARD = "127.0.0.1:8787"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Beside the dashboard, scheduler and workers would answer HTTP with what they are doing.
 NO_HTTP: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
@@ -29,15 +28,6 @@ SETTINGS = {
     # A profile of the workers' Python code that nobody reads.
     "distributed.worker.profile.enabled": False,
 }
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """Whose workers do the work: so many of our own, those of a scheduler, or none."""
-
-    workers: int | None = None
-    scheduler: str | None = None
-    dashboard: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,31 +176,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the work is done: in this process and its loaders, or by Dask workers, which load for themselves."""
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--loaders",
-        type=int,
-        default=available_cores(),
-        help="work in this process, with so many loader processes (the default, with one a core)",
-    )
-    where.add_argument("--workers", type=positive_int, help="work in so many Dask worker processes on this machine")
-    where.add_argument(
-        "--scheduler", type=_address, help="work on a running Dask cluster: tls://host:port or tcp://host:port"
-    )
-    parser.add_argument(
-        "--dashboard",
-        action="store_true",
-        help=f"with --workers: Dask's dashboard on {DASHBOARD}",
-    )
-
-
-def _address(text: str) -> str:
-    """An argparse type: the address of a scheduler."""
-    parts = urlsplit(text)
-    if parts.scheme not in ("tcp", "tls") or not parts.hostname or not text.rpartition(":")[2].isdecimal():
-        raise argparse.ArgumentTypeError(f"an address like tls://host:8786 is needed, not {text!r}")
-    return text

@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from distill.interface import require_same_interface
 from distill.teacher import FrozenTeacher
+from pipelines.base.device import require_operators
 from pipelines.base.experiment import describe_assignment, describe_student
 from pipelines.capture.asking import TeacherViews
 from pipelines.capture.options import TeacherOptions
@@ -18,13 +19,16 @@ def load_teacher(config: Config, options: TeacherOptions) -> FrozenTeacher:
     """The teacher that the config or the command line names, on the device.
 
     Raises:
-        ValueError: it cannot be loaded, or its head or preprocessing is not that of the config's student.
+        ValueError: it cannot be loaded, its head or preprocessing is not that of the config's student, or mmcv's
+            operators were not built for the device.
     """
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    require_operators(device)
     teacher = FrozenTeacher.load(
         options.teacher or config.teacher.config, options.checkpoint or config.teacher.checkpoint
     )
     require_same_interface(describe_student(config), teacher.interface())
-    return teacher.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return teacher.to(device)
 
 
 def describe_capture(config: Config, asked: TeacherViews) -> dict[str, Any]:

@@ -1,15 +1,19 @@
-"""What the command line says about teacher and capture, and what the machine adds: values that never change."""
+"""What the command line says about teacher, capture and workers, and what the machine adds; it never changes."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from cache.plan import VIEWS_PER_BLOCK
-from pipelines.base.command import positive_int
+from pipelines.base.arguments import config_file
+from pipelines.base.command import available_cores, positive_int
 
 # What the teacher may compute in: float32, or autocast to one of the others.
 DTYPES = ("float32", "bfloat16", "float16")
+# Where Dask's dashboard listens.
+DASHBOARD = "127.0.0.1:8787"
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,20 @@ class CaptureOptions:
     loaders: int = 0
 
 
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Whose workers do the work: so many of our own, those of a scheduler, or none."""
+
+    workers: int | None = None
+    scheduler: str | None = None
+    dashboard: bool = False
+
+
 def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
     """Which teacher, and where it runs."""
-    parser.add_argument("--teacher", help="the teacher's config (default: the student config's teacher.config)")
+    parser.add_argument(
+        "--teacher", type=config_file, help="the teacher's config (default: the student config's teacher.config)"
+    )
     parser.add_argument("--checkpoint", help="the teacher's weights (default: the student config's teacher.checkpoint)")
     parser.add_argument("--device", help="where the teacher runs (default: cuda where there is one, else cpu)")
 
@@ -53,3 +68,31 @@ def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"views that are written and committed together (default: {VIEWS_PER_BLOCK})",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what the teacher computes in")
+
+
+def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the work is done: in this process and its loaders, or by Dask workers, which load for themselves."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--loaders",
+        type=int,
+        default=available_cores(),
+        help="work in this process, with so many loader processes (the default, with one a core)",
+    )
+    where.add_argument("--workers", type=positive_int, help="work in so many Dask worker processes on this machine")
+    where.add_argument(
+        "--scheduler", type=_address, help="work on a running Dask cluster: tls://host:port or tcp://host:port"
+    )
+    parser.add_argument(
+        "--dashboard",
+        action="store_true",
+        help=f"with --workers: Dask's dashboard on {DASHBOARD}",
+    )
+
+
+def _address(text: str) -> str:
+    """An argparse type: the address of a scheduler."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("tcp", "tls") or not parts.hostname or not text.rpartition(":")[2].isdecimal():
+        raise argparse.ArgumentTypeError(f"an address like tls://host:8786 is needed, not {text!r}")
+    return text

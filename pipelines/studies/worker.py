@@ -15,8 +15,9 @@ from pipelines.base.experiment import load_config
 from pipelines.training.evaluation import EVALUATION_FILE, evaluate_run, read_evaluation
 from pipelines.training.kind import kind_of
 from pipelines.training.match import use_cache
+from pipelines.training.options import RunOptions
 from pipelines.training.run_record import last_checkpoint, read_run_record
-from pipelines.training.start import RunOptions, load_run, train
+from pipelines.training.start import load_run, train
 
 
 def main(arguments: argparse.Namespace) -> None:

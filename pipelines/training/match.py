@@ -14,10 +14,8 @@ from distill.region import is_inside
 from pipelines.base.command import warn
 from pipelines.base.experiment import describe_assignment, describe_student, entries_of, require_keys, training_set
 from pipelines.training.kind import point_to_cache, targets_step
+from pipelines.training.options import ALLOWABLE
 from pipelines.training.start import require_training_images
-
-# What a user may allow to differ all the same; `run.json` says so. Another head could not read the targets.
-ALLOWABLE = ("views.flip_offset", "preprocessing", "region", "label_sha256", "image_sha256")
 
 
 def use_cache(config: Config, cache: str | None = None, allow: Sequence[str] = ()) -> None:

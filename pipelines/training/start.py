@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -16,32 +14,12 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from cache.manifest import require_equal
 from distill.checkpoint import use_safe_loading
-from pipelines.base.arguments import add_config, add_work_dir
 from pipelines.base.experiment import load_config
 from pipelines.base.runner import ConciseRunner
 from pipelines.training.kind import kind_of
+from pipelines.training.options import RunOptions
 from pipelines.training.run_record import forget_run_record, write_run_record
 from pipelines.training.watch import TrainingWatch
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a command line says about a run.
-
-    work_dir: None for the config's. resume: go on from the last checkpoint of the work folder.
-    """
-
-    config: str
-    work_dir: str | None = None
-    resume: bool = False
-    cfg_options: Mapping[str, Any] | None = None
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `RunOptions`."""
-    add_config(parser, "the config of the run")
-    add_work_dir(parser, "where logs and checkpoints go (default: the config's work_dir)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the work folder")
 
 
 def load_run(options: RunOptions) -> Config:

@@ -31,3 +31,17 @@ assert {*sys.modules} >= set(DEFERRED)
 def test_openmmlab_is_imported_in_silence_and_the_rest_when_it_is_used() -> None:
     ran = subprocess.run([sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_help_and_unusable_arguments_wait_for_no_imports() -> None:
+    """Nothing that takes seconds is imported by any command before its arguments are read."""
+    commands = sorted(path.stem for path in (REPOSITORY / "pipelines").glob("[!_]*.py"))
+    program = (
+        "import importlib, sys\n"
+        f"for command in {commands}:\n"
+        "    importlib.import_module(f'pipelines.{command}').make_parser().format_help()\n"
+        "print(*sorted({'torch', 'torchvision', 'mmdet', 'mmrotate', 'scipy', 'distributed'} & {*sys.modules}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert len(commands) > 10
+    assert ran.stdout.strip() == ""

@@ -1,0 +1,33 @@
+"""What the command line says about a run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.base.arguments import add_config, add_work_dir
+
+# What a user may allow to differ from the cache all the same; `run.json` says so. Another head cannot read the targets.
+ALLOWABLE = ("views.flip_offset", "preprocessing", "region", "label_sha256", "image_sha256")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a command line says about a run.
+
+    work_dir: None for the config's. resume: go on from the last checkpoint of the work folder.
+    """
+
+    config: str
+    work_dir: str | None = None
+    resume: bool = False
+    cfg_options: Mapping[str, Any] | None = None
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `RunOptions`."""
+    add_config(parser, "the config of the run")
+    add_work_dir(parser, "where logs and checkpoints go (default: the config's work_dir)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the work folder")
