@@ -48,7 +48,7 @@ class _Finder(MetaPathFinder):
 
     @contextmanager
     def importing_concisely(self) -> Iterator[None]:
-        """Silence, stand-ins, and no garbage collection, which would look at every new module again and again."""
+        """Silence, stand-ins, and no garbage collection: it would look through all modules again and again."""
         collects = gc.isenabled()
         gc.disable()
         self.importing = True
@@ -61,6 +61,8 @@ class _Finder(MetaPathFinder):
             for name in [name for name, module in sys.modules.items() if isinstance(module, _StandIn)]:
                 del sys.modules[name]
             if collects:
+                # Nor later: modules stay.
+                gc.freeze()
                 gc.enable()
 
 

@@ -14,8 +14,13 @@ from pipelines.base.device import require_operators
 
 # How mmengine's longest messages begin: environment, whole config, hooks in their order.
 _DUMPS = ("System environment:", "Config:", "Hooks will be executed in the following order")
-# Registry and file-client notices that no user of this project can act on.
-_NOTICES = ("Failed to search registry with scope", '"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+# Notices that no user of this project can act on.
+_NOTICES = (
+    "Failed to search registry with scope",
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+    "Distributed training is not used, all SyncBatchNorm",
+)
 
 
 class ConciseRunner(Runner):
