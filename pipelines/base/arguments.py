@@ -48,11 +48,13 @@ def add_config(
 
 
 def config_file(text: str) -> str:
-    """An argparse type: a config that exists; said before seconds of imports."""
+    """An argparse type: the path of a config, refused before seconds of imports where there is none.
+
+    Raises:
+        FileNotFoundError: which argparse lets pass; status and message are those of a config that another one names.
+    """
     if not Path(text).is_file():
-        raise argparse.ArgumentTypeError(
-            f"config {text} does not exist; see configs/ for those that come with the project"
-        )
+        raise FileNotFoundError(f"config {text} does not exist; see configs/ for those that come with the project")
     return text
 
 

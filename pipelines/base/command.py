@@ -20,9 +20,8 @@ def run_command(main: Main, parser: argparse.ArgumentParser, argv: Sequence[str]
     0 done; 1 what was asked failed (one line `error: ...`); 130 interrupted. Arguments that argparse refuses end
     the process with 2. With TRACEBACK=1 in the environment, errors are raised as they are.
     """
-    arguments = parser.parse_args(argv)
     try:
-        return main(arguments) or 0
+        return main(parser.parse_args(argv)) or 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except (ValueError, OSError) as error:

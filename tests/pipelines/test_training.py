@@ -73,7 +73,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(project: Project, tmp_path, stud
     student(project, tmp_path / "whole", *options)
     student(project, tmp_path / "parts", *options, "train_cfg.max_iters=2")
     student(project, tmp_path / "parts", *options, resume=True)
-    assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")[2:]
+    # Two runs that start within a second share mmengine's log.
+    assert losses_of(tmp_path / "parts")[-2:] == losses_of(tmp_path / "whole")[2:]
     assert weights_digest(weights_of(tmp_path / "parts", 4)) == weights_digest(weights_of(tmp_path / "whole", 4))
 
 

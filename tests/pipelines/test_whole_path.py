@@ -18,6 +18,7 @@ from distill.teacher import FrozenTeacher
 from pipelines import cache_teacher, distill, evaluate, plan
 from pipelines.base.experiment import load_config
 from pipelines.capture import engine
+from pipelines.training import evaluation
 from tests.cache.store_tools import contents
 from tests.pipelines.conftest import Project, call
 
@@ -61,7 +62,7 @@ def test_the_student_trains_without_the_teacher(project: Project, tmp_path, monk
 
     config = load_config(project.config("distill"))
     config.work_dir = str(tmp_path / "evaluation")
-    figures = evaluate.evaluate(config, tmp_path / "iter_4.pth", tmp_path / "detections")
+    figures = evaluation.evaluate(config, tmp_path / "iter_4.pth", tmp_path / "detections")
     assert 0 <= figures["AP50"] <= 1
     assert (tmp_path / "detections/Task1_harbor.txt").is_file()
 
