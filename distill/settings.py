@@ -105,9 +105,12 @@ def read_config(
     """
     config = parse_config(path, imports=imports)
     require_read(Path(path))
-    require_reader(config, assigned_names(Path(path)), str(path))
-    # Names that the file has used up: what is left is what commands read.
-    for name in set(config) - set(KNOWN):
+    # Of the file itself: what it inherits may have been meant for another kind of model.
+    require_reader(config, set(next(_chain(Path(path))).assigned) if Path(path).suffix == ".py" else set(), str(path))
+    # Names that the file has used up, and settings of other kinds of models: what is left is what commands read.
+    kind = _bare((config.get("model") or {}).get("type"))
+    unread = {name for name, kinds in STUDENT_SETTINGS.items() if kind is not None and kind not in kinds}
+    for name in set(config) - (set(KNOWN) - unread):
         config.pop(name)
     complete(config)
     for place in places(config):
@@ -146,10 +149,11 @@ def apply_options(config: Config, options: Mapping[str, Any], source: str) -> No
             place.fill()
 
 
-def settings_of(model_type: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a config of this kind of model reads, of those that are meant for several kinds at once."""
-    readers = {key: STUDENT_SETTINGS.get(key.partition(".")[0], (model_type,)) for key in options}
-    return {key: value for key, value in options.items() if model_type in readers[key]}
+def settings_of(config: Config, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a config's kind of model reads, of those that are meant for several kinds at once."""
+    kind = _bare(config.model.type)
+    readers = {key: STUDENT_SETTINGS.get(key.partition(".")[0], (kind,)) for key in options}
+    return {key: value for key, value in options.items() if kind in readers[key]}
 
 
 def complete(config: Config) -> None:
@@ -226,11 +230,6 @@ def require_read(path: Path) -> None:
                         f"into `{base.copies[name]}`. Set what you need of `{base.copies[name]}` in {module.path}"
                     )
             raise ValueError(f"config {module.path}: nothing reads `{name}`. {_meant(name)}")
-
-
-def assigned_names(path: Path) -> set[str]:
-    """Names that a file, or a base of it that is no stock of parts, sets at the top level."""
-    return {name for module in _chain(path) if FRAGMENTS not in module.path.parts for name in module.assigned}
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from mmengine.config import Config
 
 from cache.manifest import first_difference, require_equal
 from cache.reader import CacheReader
-from distill.settings import settings_of
+from distill.settings import parse_config, settings_of
 from distill.teacher import FrozenTeacher
 from pipelines.base.experiment import load_config, require_keys, view_pipeline
 from pipelines.studies.runs import Run, make_run, plain_values, require_trainable
-from pipelines.training.kind import MODELS, kind_of
+from pipelines.training.kind import kind_of
 
 KINDS = ("plain", "live", "cached")
 TEACHER = "teacher"
@@ -95,9 +95,7 @@ def _load_configs(options: ComparisonOptions) -> dict[str, Config]:
     }
     teacher = {"teacher.config": options.teacher, "teacher.checkpoint": options.checkpoint}
     changes = {**(options.cfg_options or {}), **{key: value for key, value in teacher.items() if value}}
-    configs = {
-        kind: load_config(file, settings_of(MODELS.get(kind, "a plain model"), changes)) for kind, file in files.items()
-    }
+    configs = {kind: load_config(file, settings_of(parse_config(file), changes)) for kind, file in files.items()}
     for kind, config in configs.items():
         if kind_of(config) != kind:
             raise ValueError(f"model.type is {config.model.type} in {files[kind]}; a {kind} student is needed there")

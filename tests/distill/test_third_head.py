@@ -59,13 +59,15 @@ model = dict(
     ),
 )
 """
-STUDENT = """
+TEACHER = """
 teacher = dict(config="{folder}/teacher.py", checkpoint="{folder}/teacher.pth")
+"""
+CACHED = """
 cache = "{folder}/cache.zarr"
 codec = "{codec}"
 """
 LIVE = """
-model.update(type="LiveDistiller", teacher=teacher, region=dict(rule="atss_main", topk=9))
+model.update(type="LiveDistiller")
 """
 
 
@@ -79,8 +81,8 @@ def folder(tmp_path_factory) -> Path:
     write_coco_images(folder)
     for name, base, addition in (
         ("teacher", "teacher", ""),
-        ("cached", "distill", STUDENT),
-        ("live", "distill", STUDENT + LIVE),
+        ("cached", "distill", TEACHER + CACHED),
+        ("live", "distill", TEACHER + LIVE),
     ):
         values = {"repository": REPOSITORY, "folder": folder, "base": base, "codec": "exact"}
         (folder / f"{name}.py").write_text((HEAD + addition).format(**values))

@@ -47,8 +47,7 @@ def own_teacher(project: Project, tmp_path_factory):
 
     def make(option: str) -> list[str]:
         folder = tmp_path_factory.mktemp("teacher")
-        config = load_config(project.config("teacher"))
-        config.merge_from_dict(dict([parsed(option)]))
+        config = load_config(project.config("teacher"), dict([parsed(option)]))
         config.dump(folder / "teacher.py")
         torch.save({"state_dict": MODELS.build(config.model).state_dict()}, folder / "teacher.pth")
         return ["--teacher", str(folder / "teacher.py"), "--checkpoint", str(folder / "teacher.pth")]
