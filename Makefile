@@ -18,7 +18,7 @@ ARGS ?=
 
 PYTHON := .venv/bin/python
 READY := .venv/.ready
-SETUP := python3 -m setup
+SETUP = $(if $(shell command -v python3),python3 -m setup,$(error python3 is needed: apt install python3 python3-pip))
 
 # $(call option,--name,value): the option where the value is not empty.
 option = $(if $(strip $(2)),$(1) $(2))

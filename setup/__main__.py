@@ -64,7 +64,7 @@ def set_up(ops: str, cuda: str, *, refresh: bool) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full([cache, VENV]) from error
-        raise
+        raise SetupError(f"{error.strerror}: {error.filename}") from error
 
 
 def install_uv() -> Path:

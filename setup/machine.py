@@ -73,7 +73,7 @@ def cuda_toolkit(environment: Mapping[str, str], cuda: str, toolkits: Path = Pat
     if named:
         homes, where = [Path(named)], f"CUDA_HOME={named}"
     else:
-        homes, where = sorted(toolkits.glob("cuda*")), f"PATH or {toolkits}/cuda*"
+        homes, where = sorted(toolkits.glob("cuda*")), f"PATH and {toolkits}/cuda*"
         homes = [Path(nvcc).resolve().parent.parent, *homes] if nvcc else homes
     complete = [home for home in dict.fromkeys(map(Path.resolve, homes)) if (home / "include/cuda_runtime.h").exists()]
     releases = {home: release for home in complete if (release := _nvcc_release(home))}
@@ -83,8 +83,8 @@ def cuda_toolkit(environment: Mapping[str, str], cuda: str, toolkits: Path = Pat
     found = " and ".join(f"CUDA {release} in {home}" for home, release in releases.items()) or "none"
     raise SetupError(
         f"mmcv's operators for GPUs are compiled with a toolkit of torch's CUDA {_major(cuda)} (bin/nvcc and "
-        f"include/cuda_runtime.h); under {where} there is {found}. Install one and name its folder in CUDA_HOME=, or "
-        "do without the GPU: `make setup CUDA=0`"
+        f"include/cuda_runtime.h); found in {where}: {found}. Install one and name its folder in CUDA_HOME=, or do "
+        "without the GPU: `make setup CUDA=0`"
     )
 
 

@@ -130,8 +130,8 @@ def compile_operators(build: Build, folder: Path, root: Path, variables: Mapping
         process = subprocess.Popen(
             [bin_folder / "python", "-m", "setup.compile", build.kind, work],
             cwd=root,
-            # ninja is found on PATH.
-            env={**os.environ, **variables, "PATH": f"{bin_folder}:{os.environ['PATH']}"},
+            # ninja is found on PATH; the log is read in English.
+            env={**os.environ, **variables, "PATH": f"{bin_folder}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

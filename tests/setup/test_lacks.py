@@ -26,7 +26,7 @@ def test_a_script_that_calls_nvcc_has_no_toolkit_around_it(tmp_path: Path) -> No
     wanted = toolkit(tmp_path / "cuda-13.0", "13.0")
     nvcc = script(tmp_path / "local/bin/nvcc", f'exec {wanted}/bin/nvcc "$@"')
     assert cuda_toolkit({"PATH": str(nvcc.parent)}, "13.0.2", tmp_path) == wanted
-    with pytest.raises(SetupError, match=r"under PATH or .*/cuda\* there is none\. Install one"):
+    with pytest.raises(SetupError, match=r"found in PATH and .*/cuda\*: none\. Install one"):
         cuda_toolkit({"PATH": str(nvcc.parent)}, "13.0.2", tmp_path / "elsewhere")
 
 

@@ -197,7 +197,7 @@ def test_a_toolkit_of_another_cuda_is_refused(clone: Clone, machine: Path, relea
     home = cuda_toolkit(machine / "cuda", release)
     assert clone.refused("CUDA=1", CUDA_HOME=str(home)) == (
         "error: mmcv's operators for GPUs are compiled with a toolkit of torch's CUDA 13 (bin/nvcc and "
-        f"include/cuda_runtime.h); under CUDA_HOME={home} there is CUDA {release} in {home}. Install one and name its "
+        f"include/cuda_runtime.h); found in CUDA_HOME={home}: CUDA {release} in {home}. Install one and name its "
         "folder in CUDA_HOME=, or do without the GPU: `make setup CUDA=0`"
     )
     assert [line for line in clone.log("uv.log") if line.startswith("sync")] == []
