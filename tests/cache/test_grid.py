@@ -12,7 +12,7 @@ from cache.grid import AnchorGrid, padded_shape
 
 
 def test_published_values() -> None:
-    """The figures of ld_spec 8."""
+    """The figures of the published code."""
     grid = AnchorGrid.retina(1024, 1024)
     assert grid.num_priors == 196_416
     assert grid.level_sizes == (147_456, 36_864, 9_216, 2_304, 576)

@@ -41,7 +41,7 @@ def test_golden_synthetic_regions(synthetic_golden, seed: int) -> None:
     np.testing.assert_allclose(weights[stored["prior_index"]], stored["weight"], atol=5e-6)
 
 
-# (boxes, rows per level, sum of weights) of ld_spec 8, boxes without their angle.
+# (boxes, rows per level, sum of weights) as the published code computes them, boxes without their angle.
 PUBLISHED = [
     pytest.param([[515, 509, 64, 64]], [695, 337, 94, 0, 0], 271.68, id="square"),
     pytest.param([[515, 509, 100, 30]], [782, 390, 88, 0, 0], 243.71, id="elongated"),
@@ -58,7 +58,7 @@ def test_published_counts(boxes, counts, total) -> None:
 
 
 def literal_region(boxes: np.ndarray, grid: AnchorGrid, factor: float, topk: int) -> np.ndarray:
-    """ld_spec 2.5 step by step over all priors: the slow way, in float64."""
+    """The rule of docs/method.md step by step over all priors: the slow way, in float64."""
     anchors = grid.anchors.astype(np.float64)
     weights = np.zeros(grid.num_priors)
     for center_x, center_y, width, height in boxes.astype(np.float64):
