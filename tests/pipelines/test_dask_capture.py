@@ -256,7 +256,7 @@ def test_encryption_needs_certificates(project: Project, capfd) -> None:
 def test_unusable_options(options: list[str]) -> None:
     for command in (plan, cache_teacher):
         with pytest.raises(SystemExit, match="2"):
-            call(command, "--config", "absent.py", *options)
+            call(command, "--config", str(REPOSITORY / "configs/demo/distill.py"), *options)
 
 
 def test_ctrl_c_ends_the_workers(project: Project, whole, faults: Faults, tmp_path: Path) -> None:
