@@ -57,7 +57,9 @@ def own_teacher(project: Project, tmp_path_factory):
 
 def parsed(option: str) -> tuple[str, object]:
     """`key=value` as the command line reads it."""
-    arguments = cache_teacher.make_parser().parse_args(["--config", "none", "--cfg-options", option])
+    arguments = cache_teacher.make_parser().parse_args(
+        ["--config", str(REPOSITORY / "configs/demo/distill.py"), "--cfg-options", option]
+    )
     ((key, value),) = arguments.cfg_options.items()
     return key, value
 
