@@ -143,9 +143,8 @@ def compile_operators(build: Build, folder: Path, root: Path, variables: Mapping
         _follow(process, log)
         if process.wait() != 0:
             text = log.read_text()
-            error = next(
-                (line.strip() for line in text.splitlines() if re.search("error", line, re.I)), "no error named"
-            )
+            lines = text.splitlines() or [f"exit status {process.returncode}"]
+            error = next((line.strip() for line in lines if re.search("error", line, re.I)), lines[-1])
             places = [folder, Path(tempfile.gettempdir())]
             raise explained(text, places, f"mmcv's operators did not compile: {error}; the whole log: {log}")
         compiled = kept_file(work)
