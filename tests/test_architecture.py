@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.conftest import REPOSITORY
 
 PAGE = REPOSITORY / "docs/architecture.md"
-PACKAGES = ("cache", "distill", "pipelines")
+PACKAGES = ("cache", "distill", "pipelines", "setup")
 MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- end of map -->)", flags=re.DOTALL)
 
 
