@@ -43,7 +43,7 @@ $(READY): pyproject.toml uv.lock .python-version $(wildcard setup/*.py) setup/uv
 smoke: $(READY) ## the whole path in a minute, its figures compared with tests/golden/smoke.json: after every change
 	$(call run,smoke) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
-demo: $(READY) ## the whole path on built-in scenes, CPU only, about 12 minutes
+demo: $(READY) ## the whole path on built-in scenes, CPU only, about 9 minutes
 	$(call run,demo) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
 data: $(READY) ## DOTA_ROOT= (or built-in scenes) -> patches; for COCO-format configs, a check of what is there
