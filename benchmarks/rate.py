@@ -234,7 +234,7 @@ def gradient_batches(asked: TeacherViews) -> list[tuple[Tensor, Targets]]:
             one_view(asked.patches[int(patch)], int(random.integers(len(asked.patches.flips)))) for patch in chosen
         ]
         answers = [asked.ask([view])[0] for view in views]
-        images = asked.teacher.preprocess([view.images[0] for view in views])
+        images = asked.teacher.preprocess(torch.stack([view.images[0] for view in views]))
         grid = asked.teacher.adapter.grid(*images.shape[-2:])
         targets = Targets(
             rows=Rows.of(grid, [torch.from_numpy(answer.prior_index.astype(np.int64)) for answer in answers]),

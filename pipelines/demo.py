@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -50,6 +51,8 @@ class DemoReport:
 
 def main(arguments: argparse.Namespace) -> int:
     """Data -> teacher -> cache -> plain and distilled student -> AP -> report."""
+    # Before torch is imported: its figures are a CPU's, on every machine.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import cv2
 
     from pipelines.base.experiment import load_config

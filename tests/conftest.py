@@ -24,10 +24,35 @@ if sys.dont_write_bytecode and sys.pycache_prefix is None:
     os.environ["PYTHONPYCACHEPREFIX"] = str(compiled)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs before torch looks for them: else a capture would run on one, and its bytes would be others."""
+    if not runs_on_gpu(config):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with slow tests first: started last, one of them would keep a single process busy at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+    lack = lack_of_gpu(config)
+    for item in items:
+        if lack and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=lack))
+
+
+def runs_on_gpu(config: pytest.Config) -> bool:
+    """Whether this run is of the tests for GPUs: `pytest -m gpu`."""
+    return config.getoption("markexpr") == "gpu"
+
+
+def lack_of_gpu(config: pytest.Config) -> str:
+    """Why tests for GPUs are skipped; empty where they run."""
+    if not runs_on_gpu(config):
+        return "GPUs are hidden from all other tests: run it with pytest -m gpu"
+    # Imported here: before GPUs are hidden, torch may not look for them.
+    import torch
+
+    return "" if torch.cuda.is_available() else "no GPU is visible"
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ class TeacherViews:
     def ask(self, patches: Sequence[PatchViews]) -> list[PatchLogits]:
         """Teacher forward on the views of patches of one size, rows gathered."""
         device = self.teacher.device
-        inputs = self.teacher.preprocess([image for views in patches for image in views.images])
+        inputs = self.teacher.preprocess(torch.cat([views.images for views in patches]))
         regions = [torch.from_numpy(index) for views in patches for index in views.regions.prior_index]
         started = time.perf_counter()
         dtype = self.options.dtype

@@ -45,6 +45,7 @@ class BlockEncoder:
         """
         for answer in answers:
             self._require_storable(answer)
+        self._require_in_range(answers)
         fields = {
             "prior_index": np.concatenate([answer.prior_index for answer in answers]),
             "weight": np.concatenate([answer.weight for answer in answers]).astype(self.codecs["weight"].dtype),
@@ -68,23 +69,35 @@ class BlockEncoder:
         return BlockTargets(block, fields, np.asarray([error[column] for column in ERROR_COLUMNS]))
 
     def _require_storable(self, answer: PatchLogits) -> None:
-        """Refuse a value that its codec cannot hold within the bound, naming its view."""
+        """Refuse a region that is not the planned one, or weights that their codec would lose."""
         plan = self.patches.plan
-        views = np.flatnonzero(plan.view_patch == answer.patch)
-        rows = plan.rows_per_view[views].tolist()
+        rows = int(plan.rows_per_view[plan.view_patch == answer.patch].sum())
         patch_id = plan.patch_ids[answer.patch]
-        if sum(rows) != len(answer.weight):
+        if rows != len(answer.weight):
             raise ValueError(
-                f"patch {patch_id}: its region has {len(answer.weight)} rows, the plan says {sum(rows)}. The labels "
+                f"patch {patch_id}: its region has {len(answer.weight)} rows, the plan says {rows}. The labels "
                 "have changed since the plan: start a new cache"
             )
         require_weights(self.codecs["weight"], answer.weight, f"patch {patch_id}")
-        for field in LOGIT_FIELDS:
-            values: Tensor = getattr(answer, field)
-            for view, part in zip(views, values.split(rows), strict=True):
-                if part.numel():
-                    where = f"view {plan.view(int(view))}"
-                    self.codecs[field].check_range(float(part.min()), float(part.max()), field, where)
+
+    def _require_in_range(self, answers: Sequence[PatchLogits]) -> None:
+        """Refuse a logit that its codec cannot hold within the bound, naming its view."""
+        plan = self.patches.plan
+        places: list[tuple[int, str]] = []
+        bounds: list[Tensor] = []
+        for answer in answers:
+            views = np.flatnonzero(plan.view_patch == answer.patch).tolist()
+            for field in LOGIT_FIELDS:
+                parts = getattr(answer, field).split(plan.rows_per_view[views].tolist())
+                for view, part in zip(views, parts, strict=True):
+                    if part.numel():
+                        places.append((view, field))
+                        bounds += part.aminmax()
+        if not bounds:
+            return
+        # One tensor: a device is waited for once a block.
+        for (view, field), (low, high) in zip(places, torch.stack(bounds).view(-1, 2).tolist(), strict=True):
+            self.codecs[field].check_range(low, high, field, f"view {plan.view(view)}")
 
     def _boxes(self, answers: Sequence[PatchLogits], box_logits: Tensor) -> Tensor:
         """Expected boxes of at most `BOX_CHANGE_ROWS` rows of a block's box logits."""

@@ -63,7 +63,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class _PatchCost:
+class PatchCost:
     """What one probed patch has cost: loading, asking the teacher, quantising, writing."""
 
     rows: int
@@ -106,7 +106,7 @@ def run_probe(asked: TeacherViews, codec: str | Mapping[str, str | float], manif
         codecs=codecs,
         bytes=round(size),
         bytes_per_row=size / max(1, plan.num_rows),
-        seconds=_predicted_seconds(plan, costs, asked),
+        seconds=predicted_seconds(plan, costs, asked.teacher.device.type, asked.options.loaders),
         teacher_seconds=float(np.mean([answer.seconds for answer in answers])) / len(asked.patches.flips),
     )
 
@@ -167,7 +167,7 @@ def _store(
     times: Sequence[tuple[float, float]],
     codecs: Mapping[str, FieldCodec],
     sections: Mapping[str, Any],
-) -> list[_PatchCost]:
+) -> list[PatchCost]:
     """Write the answers into a cache of their own, a block each."""
     plan = _plan_of_patches(asked.plan, [answer.patch for answer in answers])
     manifest = Manifest(**{**sections, "plan": plan.describe()})
@@ -184,7 +184,7 @@ def _store(
             size = writer.write(block, targets.fields, targets.error)
             written = time.perf_counter()
             costs.append(
-                _PatchCost(
+                PatchCost(
                     rows=len(targets.fields["prior_index"]),
                     loading=times[position][0],
                     asking=times[position][1],
@@ -223,12 +223,12 @@ def _empty_bytes(path: Path, plan: Plan, sections: Mapping[str, Any]) -> int:
         return bytes_on_disk(path) + COMMIT_BYTES * plan.num_blocks
 
 
-def _predicted_seconds(plan: Plan, costs: Sequence[_PatchCost], asked: TeacherViews) -> float:
+def predicted_seconds(plan: Plan, costs: Sequence[PatchCost], device: str, loaders: int) -> float:
     """Seconds of the whole capture. Each kind of work has a part that grows with the rows and one that does not.
 
     The fixed parts of loading and asking are paid for every patch, those of quantising and writing for every block.
     Loaders and writer work beside the teacher. A teacher on the CPU has all cores, so what they take is added; a device
-    does not mind, and the slowest of the three decides.
+    does not mind, and the slowest of the three decides. Without loaders, as on a Dask worker, nothing overlaps.
     """
     rows = np.asarray([cost.rows for cost in costs], dtype=np.float64)
     loading, asking, encoding, writing = (
@@ -240,9 +240,11 @@ def _predicted_seconds(plan: Plan, costs: Sequence[_PatchCost], asked: TeacherVi
             ("writing", plan.num_blocks),
         )
     )
-    if asked.teacher.device.type != "cpu":
-        return max(asking + encoding, loading / max(1, asked.options.loaders), writing)
-    if not asked.options.loaders:
+    if device != "cpu":
+        if not loaders:
+            return asking + encoding + loading + writing
+        return max(asking + encoding, loading / loaders, writing)
+    if not loaders:
         # This process loads, alone.
         return asking + encoding + loading + writing / available_cores()
     return asking + encoding + (loading + writing) / available_cores()

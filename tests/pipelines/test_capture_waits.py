@@ -1,0 +1,82 @@
+"""What a capture asks of a device: few copies, few waits, and stages that the probe adds up as they happen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cache.quantize import LOGIT_FIELDS, codecs_of
+from cache.reader import CacheReader
+from distill.teacher import FrozenTeacher
+from pipelines.base.experiment import load_config
+from pipelines.capture.asking import TeacherViews
+from pipelines.capture.encoding import BlockEncoder
+from pipelines.capture.options import CaptureOptions
+from pipelines.capture.probe import PatchCost, predicted_seconds
+from tests.cache.store_tools import small_plan
+from tests.pipelines.conftest import Project
+
+
+class Calls(TorchDispatchMode):
+    """Counts the operations that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def asked(project: Project) -> TeacherViews:
+    config = load_config(project.config("distill"))
+    teacher = FrozenTeacher.load(config.teacher.config, config.teacher.checkpoint)
+    return TeacherViews(config, CacheReader(project.cache).plan, teacher, CaptureOptions(patches_per_batch=2))
+
+
+def test_a_block_is_checked_without_a_wait_for_every_view(project: Project, asked: TeacherViews) -> None:
+    """`.item()` and `float()` of a tensor wait for the device that holds it."""
+    codecs = codecs_of(CacheReader(project.cache).manifest.codec)
+    answers = [answer for batch in asked.batches(range(12)) for answer in asked.logits([batch])]
+    with Calls() as calls:
+        targets = BlockEncoder(asked.patches, asked.teacher.adapter, codecs).encode(0, answers)
+    assert targets.fields["cls_logits"].shape[0] == asked.plan.num_rows
+    assert calls.count["aminmax"] == len(LOGIT_FIELDS) * asked.plan.num_views
+    assert calls.count["_local_scalar_dense"] == 0
+
+
+def test_images_are_normalised_as_one_tensor(asked: TeacherViews) -> None:
+    """To the bits that mmdet makes of a list of images, one after the other."""
+    views = asked.patches[0].images
+    images: list[Tensor] = list(views)
+    alone = asked.teacher.model.data_preprocessor({"inputs": images, "data_samples": None})["inputs"]
+    with Calls() as calls:
+        together = asked.teacher.preprocess(views)
+    assert torch.equal(together, alone)
+    assert together.is_contiguous()
+    assert calls.count["index"] == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "loaders", "seconds"),
+    [
+        pytest.param("cuda", 0, 2 + 3 + 5 + 40, id="worker"),
+        pytest.param("cuda", 4, 40, id="overlapping"),
+        pytest.param("cpu", 0, 2 + 3 + 5 + 40 / 4, id="cpu"),
+    ],
+)
+def test_stages_that_do_not_overlap_are_added(device: str, loaders: int, seconds: float, monkeypatch) -> None:
+    """Half the rows of a plan were probed. A Dask worker, which has no loaders, does one stage after the other."""
+    monkeypatch.setattr("pipelines.capture.probe.available_cores", lambda: 4)
+    plan = small_plan()
+    cost = PatchCost(rows=plan.num_rows // 2, loading=1, asking=1.5, encoding=2.5, writing=20, bytes=1)
+    predicted = predicted_seconds(plan, [cost], device, loaders)
+    scale = plan.num_rows / (plan.num_rows // 2) / 2
+    assert predicted == pytest.approx(scale * seconds)
