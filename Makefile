@@ -4,34 +4,60 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-CONFIG ?=
-TEACHER ?=
-CHECKPOINT ?=
-CACHE ?=
-DOTA_ROOT ?=
-WORK_DIR ?=
-GPUS ?=
-SWEEP ?=
-OPS ?=
-CUDA ?=
-ARGS ?=
+# The variables of each target. Another one on the command line, a misspelt name say, would have no effect: refused.
+takes_setup := OPS CUDA
+takes_smoke := WORK_DIR ARGS
+takes_demo := WORK_DIR ARGS
+takes_data := CONFIG DATA_ROOT DOTA_ROOT ARGS
+takes_teacher := TEACHER DATA_ROOT WORK_DIR RESUME GPUS ARGS
+takes_train := CONFIG DATA_ROOT WORK_DIR RESUME GPUS ARGS
+takes_plan := CONFIG DATA_ROOT TEACHER CHECKPOINT ARGS
+takes_cache-teacher := CONFIG DATA_ROOT TEACHER CHECKPOINT CACHE ARGS
+takes_verify-cache := CONFIG DATA_ROOT TEACHER CHECKPOINT CACHE ARGS
+takes_inspect-cache := CONFIG DATA_ROOT CACHE CHECKPOINT WORK_DIR ARGS
+takes_fetch-cache := CACHE ARGS
+takes_distill := CONFIG DATA_ROOT CACHE WORK_DIR RESUME GPUS ARGS
+takes_sweep := SWEEP CACHE WORK_DIR ARGS
+takes_compare := CONFIG DATA_ROOT TEACHER CHECKPOINT CACHE WORK_DIR ARGS
+takes_evaluate := CONFIG DATA_ROOT CHECKPOINT WORK_DIR ARGS
+takes_publish := CHECKPOINT ARGS
+takes_report := WORK_DIR ARGS
+takes_bench := CONFIG CACHE ARGS
+takes_test := ARGS
+takes_stress := ARGS
+goals := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
+taken := $(sort $(foreach goal,$(goals),$(takes_$(goal))))
+given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+# OPS= and CUDA= make the environment, whatever the target; the others are the environment's.
+others := OPS CUDA% OMP_% TORCH_% AWS_% UV_% TRACEBACK MAX_JOBS CXX
+unknown := $(addsuffix =,$(filter-out $(taken) $(others),$(given)))
+$(if $(unknown),$(error make $(goals) has no $(unknown). It takes $(or $(addsuffix =,$(taken)),no variables)))
 
 PYTHON := .venv/bin/python
 READY := .venv/.ready
 SETUP = $(if $(shell command -v python3),python3 -m setup,$(error python3 is needed: apt install python3 python3-pip))
+DEFAULT := configs/distill/gwd_r18_1x_dota.py
 
-# $(call option,--name,value): the option where the value is not empty.
-option = $(if $(strip $(2)),$(1) $(2))
+# $(call option,--name,value): the option where the value is not empty; ~ is a home folder, spaces do not end a value.
+quoted = '$(subst ','\'',$(patsubst ~/%,$(HOME)/%,$(strip $(1))))'
+option = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
+# $(call config,default): CONFIG= or the default; the data root is an option of the config.
+config = $(call option,--config,$(or $(CONFIG),$(1))) $(data_root)
+data_root = $(if $(strip $(DATA_ROOT)),--cfg-options $(call quoted,data_root=$(patsubst ~/%,$(HOME)/%,$(DATA_ROOT))))
+teacher = $(call option,--teacher,$(TEACHER)) $(call option,--checkpoint,$(CHECKPOINT))
 run = $(PYTHON) -m pipelines.$(1)
 # The same on GPUS= processes, one a device.
 train = $(if $(strip $(GPUS)),.venv/bin/torchrun --standalone --nproc-per-node $(GPUS) -m pipelines.$(1),$(call run,$(1)))
+# $(call training,default,config): one that goes on in WORK_DIR= has its config there.
+resumed = $(filter-out 0,$(RESUME))
+training = $(call option,--config,$(or $(2),$(if $(and $(resumed),$(WORK_DIR)),,$(1)))) $(data_root) $(call option,--work-dir,$(WORK_DIR)) $(if $(resumed),--resume)
 
 .PHONY: help setup smoke demo data teacher train plan cache-teacher verify-cache inspect-cache fetch-cache distill sweep compare evaluate publish report bench test stress lint format
 
 help: ## this list
 	@echo "Usage: make <target> [VARIABLE=value ...]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "Variables: CONFIG= CACHE= DOTA_ROOT= TEACHER= CHECKPOINT= WORK_DIR= GPUS= SWEEP= OPS= CUDA= ARGS='...'"
+	@echo "Variables: CONFIG= TEACHER= CHECKPOINT= CACHE= DATA_ROOT= DOTA_ROOT= WORK_DIR= RESUME=1 GPUS= SWEEP= OPS= CUDA= ARGS='...'"
 
 setup: ## the locked environment in .venv, with mmcv's operators: OPS=all for all of them, CUDA=1 for GPUs
 	@$(SETUP) --ops '$(OPS)' --cuda '$(CUDA)'
@@ -47,46 +73,44 @@ demo: $(READY) ## the whole path on built-in scenes, CPU only, about 9 minutes
 	$(call run,demo) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
 data: $(READY) ## DOTA_ROOT= (or built-in scenes) -> patches; for COCO-format configs, a check of what is there
-	$(call run,data) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--dota-root,$(DOTA_ROOT)) $(ARGS)
+	$(call run,data) $(call config,$(DEFAULT)) $(call option,--dota-root,$(DOTA_ROOT)) $(ARGS)
 
-teacher: $(READY) ## train the teacher
-	$(call train,teacher) --config $(or $(TEACHER),$(CONFIG),configs/teacher/gwd_r34_2x_dota.py) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+teacher: $(READY) ## train the teacher: TEACHER=configs/teacher/...
+	$(call train,teacher) $(call training,configs/teacher/gwd_r34_2x_dota.py,$(TEACHER)) $(ARGS)
 
 train: $(READY) ## train a plain student, or one with a live teacher: CONFIG=configs/plain/... or configs/live/...
-	$(call train,train) --config $(or $(CONFIG),configs/plain/gwd_r18_1x_dota.py) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+	$(call train,train) $(call training,configs/plain/gwd_r18_1x_dota.py,$(CONFIG)) $(ARGS)
 
 plan: $(READY) ## rows and bytes of a cache, from labels alone; with CHECKPOINT= (a teacher) also size, time, break-even
-	$(call run,plan) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--teacher,$(TEACHER)) $(call option,--checkpoint,$(CHECKPOINT)) $(ARGS)
+	$(call run,plan) $(call config,$(DEFAULT)) $(teacher) $(ARGS)
 
 cache-teacher: $(READY) ## run the teacher once over every view and store its answers; resumes
-	$(call run,cache_teacher) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--teacher,$(TEACHER)) $(call option,--checkpoint,$(CHECKPOINT)) $(call option,--cache,$(CACHE)) $(ARGS)
+	$(call run,cache_teacher) $(call config,$(DEFAULT)) $(teacher) $(call option,--cache,$(CACHE)) $(ARGS)
 
 # With CACHE= alone the store is looked at by itself; with CONFIG= also its images, labels and teacher.
-of_cache = $(if $(CACHE)$(CONFIG),$(call option,--config,$(CONFIG)) $(call option,--cache,$(CACHE)),--config configs/distill/gwd_r18_1x_dota.py)
-
 verify-cache: $(READY) ## CACHE= every byte of a cache; with CONFIG= its files, and a sample against the teacher
-	$(call run,verify_cache) $(of_cache) $(call option,--teacher,$(TEACHER)) $(call option,--checkpoint,$(CHECKPOINT)) $(ARGS)
+	$(call run,verify_cache) $(call config,$(if $(CACHE),,$(DEFAULT))) $(call option,--cache,$(CACHE)) $(teacher) $(ARGS)
 
 inspect-cache: $(READY) ## CACHE= sizes, rows, values, errors; with CONFIG= pictures, CHECKPOINT= a student beside them
-	$(call run,inspect_cache) $(of_cache) $(call option,--checkpoint,$(CHECKPOINT)) $(call option,--out,$(WORK_DIR)) $(ARGS)
+	$(call run,inspect_cache) $(call config,$(if $(CACHE)$(CHECKPOINT),,$(DEFAULT))) $(call option,--cache,$(CACHE)) $(call option,--checkpoint,$(CHECKPOINT)) $(call option,--out,$(WORK_DIR)) $(ARGS)
 
 fetch-cache: $(READY) ## copy CACHE=s3://... into a folder and verify it: ARGS='--to caches/name.zarr'; resumes
-	$(call run,fetch_cache) --cache $(or $(CACHE),$(error CACHE= is needed)) $(ARGS)
+	$(call run,fetch_cache) --cache $(call quoted,$(or $(CACHE),$(error CACHE= is needed))) $(ARGS)
 
 distill: $(READY) ## train the student from the cache
-	$(call train,distill) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+	$(call train,distill) $(call training,$(DEFAULT),$(CONFIG)) $(call option,--cache,$(CACHE)) $(ARGS)
 
 sweep: $(READY) ## SWEEP=configs/sweep/... several students from one cache, one table; resumes
-	$(call run,sweep) --sweep $(or $(SWEEP),configs/sweep/demo.py) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+	$(call run,sweep) --sweep $(call quoted,$(or $(SWEEP),configs/sweep/demo.py)) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
 compare: $(READY) ## plain, live and cached students with the same seeds: CONFIG= (the cached one), CHECKPOINT= (the teacher); resumes
-	$(call run,compare) $(call option,--config,$(CONFIG)) $(call option,--teacher,$(TEACHER)) $(call option,--checkpoint,$(CHECKPOINT)) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+	$(call run,compare) $(call config) $(teacher) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
 
-evaluate: $(READY) ## AP of CHECKPOINT= on the validation images
-	$(call run,evaluate) --config $(or $(CONFIG),configs/distill/gwd_r18_1x_dota.py) --checkpoint $(or $(CHECKPOINT),$(error CHECKPOINT= is needed)) $(call option,--out,$(WORK_DIR)) $(ARGS)
+evaluate: $(READY) ## AP of CHECKPOINT= on the validation images; its config is found beside it
+	$(call run,evaluate) --checkpoint $(call quoted,$(or $(CHECKPOINT),$(error CHECKPOINT= is needed))) $(call config) $(call option,--out,$(WORK_DIR)) $(ARGS)
 
-publish: $(READY) ## strip CHECKPOINT= to weights and meta: ARGS='--out name.pth'
-	$(call run,publish) --checkpoint $(or $(CHECKPOINT),$(error CHECKPOINT= is needed)) $(ARGS)
+publish: $(READY) ## strip CHECKPOINT= to weights and meta, beside it: ARGS='--out name.pth'
+	$(call run,publish) --checkpoint $(call quoted,$(or $(CHECKPOINT),$(error CHECKPOINT= is needed))) $(ARGS)
 
 report: $(READY) ## one HTML file about the runs in WORK_DIR= (default: all of work_dirs)
 	$(call run,report) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)

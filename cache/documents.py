@@ -117,7 +117,7 @@ def _is_of_the_plan(document: str) -> bool:
 
 
 def metadata_cure(location: Location) -> str:
-    return f"Restore it from a copy of the cache, or capture a new one: make cache-teacher CACHE=<not {location}>"
+    return f"Restore it from a copy of the cache, or capture a new one at another path than {location}"
 
 
 def surplus(location: Location, key: str) -> Finding:

@@ -19,7 +19,7 @@ from cache.layout import ASSIGNED_FIELDS, row_kind
 from cache.plan import Plan
 from cache.quantize import codecs_of
 from cache.storage import Location, Place
-from cache.store import Store
+from cache.store import CaptureNeeded, Store
 from cache.view import View, flip_code
 
 # The process that opened TensorStore first, among this one and those that it was forked from.
@@ -111,13 +111,11 @@ class CacheReader:
         """
         damage = verify_documents(self.location)
         if damage:
-            raise ValueError(f"cache {self.path} is damaged: {damage[0]}")
+            raise CaptureNeeded(f"cache {self.path} is damaged: {damage[0]}", self.location, is_damaged=True)
         missing = self.missing_blocks()
         if missing:
-            raise ValueError(
-                f"cache {self.path} is incomplete: {len(missing)} of {self.plan.num_blocks} blocks are missing. "
-                f"Finish the capture with: make cache-teacher CACHE={self.path}"
-            )
+            problem = f"{len(missing)} of {self.plan.num_blocks} blocks are missing"
+            raise CaptureNeeded(f"cache {self.path} is incomplete: {problem}", self.location)
 
     def find(self, patch_id: str, flip: str) -> StoredView:
         """A view, and what its patch was when the teacher saw it.
@@ -187,11 +185,13 @@ class CacheReader:
             }
         except ValueError as error:
             # TensorStore's own text names the object and what is wrong with it.
-            reason = self.location.describe_unanswered(error) or f"{error}. Run make verify-cache"
+            reason = self.location.describe_unanswered(error) or f"{error}. Run make verify-cache CACHE={self.path}"
             raise ValueError(f"cache {self.path}, view {found.view}: {reason}") from error
         prior_index = stored["prior_index"].astype(np.int64)
         if (np.diff(prior_index) <= 0).any() or not (stored["weight"] > 0).all():
-            raise ValueError(f"cache {self.path}, view {found.view}: the record is damaged. Run make verify-cache")
+            raise ValueError(
+                f"cache {self.path}, view {found.view}: the record is damaged. Run make verify-cache CACHE={self.path}"
+            )
         return TargetRecord(
             prior_index,
             **{name: codec.decode(stored[name]) for name, codec in self._codecs.items()},
@@ -209,10 +209,7 @@ class CacheReader:
         names = self.store.names.record
         self.store.require_block(block, [name for name in names if self.store.specs[name].byte_shuffle])
         if not self.store.is_committed(block):
-            raise ValueError(
-                f"cache {self.path}: block {block} was never captured. "
-                f"Finish the capture with: make cache-teacher CACHE={self.path}"
-            )
+            raise CaptureNeeded(f"cache {self.path}: block {block} was never captured", self.location)
         self._readable.add(block)
 
 

@@ -37,6 +37,18 @@ from cache.trust import (
 REQUESTS_AT_ONCE = 16
 
 
+class CaptureNeeded(ValueError):
+    """A cache that a capture has to make or to finish: what is wrong, and where it lies.
+
+    is_damaged: what lies there stays, so that another path is needed.
+    """
+
+    def __init__(self, problem: str, place: Place | None = None, *, is_damaged: bool = False) -> None:
+        super().__init__(problem)
+        self.place = place
+        self.is_damaged = is_damaged
+
+
 class Store:
     """One store, opened for reading.
 
@@ -98,7 +110,8 @@ class Store:
             patch_ids = decode_ids(arrays.pop("patch_id"))
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"cache {self.location}: plan/patch_id is not UTF-8 ({error}). Run make verify-cache"
+                f"cache {self.location}: plan/patch_id is not UTF-8 ({error}). "
+                f"Run make verify-cache CACHE={self.location}"
             ) from None
         plan = Plan(patch_ids=patch_ids, **arrays)
         require_plan(self.location, plan, self.manifest, self.specs)
@@ -173,7 +186,7 @@ def _read_manifest(location: Location) -> Manifest:
     """The manifest in a root document that is one of this format."""
     if not location.has("zarr.json"):
         if not location.exists():
-            raise ValueError(f"cache {location} does not exist. Build it with: make cache-teacher CACHE={location}")
+            raise CaptureNeeded(f"cache {location} does not exist", location)
         raise ValueError(f"{location} exists but is not a teacher cache (no zarr.json). Give another CACHE= path")
     document = read_document(location, "zarr.json")
     attributes = document.get("attributes", {})
@@ -200,7 +213,8 @@ def require_created(location: Location) -> None:
         ValueError: `documents`, which is written last, is not there, and no block is.
     """
     if location.is_remote and not location.has(DOCUMENTS_CHUNK) and not location.sizes("committed/c/"):
-        raise ValueError(
+        raise CaptureNeeded(
             f"cache {location} is still being laid out, or its capture was stopped while it was ({DOCUMENTS_CHUNK} is "
-            f"not there yet). Wait for the capture, or go on with: make cache-teacher CACHE={location}"
+            "not there yet). Wait for the capture, or go on with it",
+            location,
         )

@@ -66,7 +66,7 @@ def verify_block(store: Store, block: int) -> list[Finding]:
         block: index of the block.
     """
     location, key = store.location, commit_key(block)
-    recapture = f"Delete {location.url(key)}; then make cache-teacher CACHE={location} captures block {block} again"
+    recapture = f"Delete {location.url(key)}, then capture block {block} again"
     try:
         commit = read_commit(location, block)
     except ValueError as error:
@@ -91,7 +91,7 @@ def verify_block(store: Store, block: int) -> list[Finding]:
 
 
 def _uncaptured(store: Store, block: int, problem: str) -> Finding:
-    return Finding(commit_key(block), problem, f"Finish the capture with: make cache-teacher CACHE={store.location}")
+    return Finding(commit_key(block), problem, "Finish the capture")
 
 
 def _metadata_problems(store: Store) -> Iterator[Problem]:

@@ -146,7 +146,8 @@ class TeacherAudit(Hook):
         if compared.problem:
             raise ValueError(
                 f"teacher audit at step {runner.iter + 1}: view {view}: {compared.problem}. "
-                "Run make verify-cache; where teacher, code or libraries have changed, capture a new cache"
+                f"Run make verify-cache CACHE={_cache_of(runner)}; where teacher, code or libraries have changed, "
+                "capture a new cache"
             )
         errors = ", ".join(f"{field} {error:.4g}" for field, error in compared.error.items())
         runner.logger.info(f"teacher audit at step {runner.iter + 1}: view {view} is the teacher's; error: {errors}")
@@ -175,8 +176,7 @@ def _cache_of(runner: Runner) -> str:
         if isinstance(transform, LoadTeacherTargets) and transform.cache is not None:
             return transform.cache
     raise ValueError(
-        "TeacherAudit compares a cache with its teacher, but the training pipeline reads none. Remove the hook, or "
-        "train with make distill"
+        "TeacherAudit compares a cache with its teacher, but the training pipeline reads none. Remove the hook"
     )
 
 

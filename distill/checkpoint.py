@@ -17,6 +17,8 @@ from mmengine.runner.checkpoint import CheckpointLoader, get_torchvision_models
 from numpy._core import multiarray
 from torch import Tensor, nn
 
+from cache.manifest import differences
+
 
 def _history_statistic(owner: object, name: str) -> Any:
     """Stands in for `getattr`, by which mmengine's checkpoints name the statistics of a HistoryBuffer."""
@@ -48,7 +50,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist. Train the teacher with make teacher, or give CHECKPOINT=")
+        raise ValueError(f"checkpoint {path} does not exist")
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
@@ -121,12 +123,16 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str | Path
     Raises:
         ValueError: weights of another model.
     """
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    if missing or unexpected:
+    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    difference = next(differences(ours, theirs), None)
+    if difference is not None:
+        name, wanted, found = difference
         raise ValueError(
-            f"checkpoint {path} does not fit its config: missing {missing[:3]}, unexpected {unexpected[:3]}. Give the "
-            f"config that it was trained with ({option})"
+            f"checkpoint {path} does not fit its config: {name} is {found} in the checkpoint but {wanted} in the "
+            f"config's model. Give the config that it was trained with ({option})"
         )
+    model.load_state_dict(state)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

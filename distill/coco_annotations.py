@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.errors import DataNeeded
+
 PARTS = ("images", "annotations", "categories")
 
 
@@ -63,9 +65,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ValueError(
-            f"annotation file {path} does not exist. Make or check the data: make data CONFIG=<this config>"
-        ) from None
+        raise DataNeeded(f"annotation file {path} does not exist") from None
     except ValueError as error:  # a broken encoding, too
         raise ValueError(f"annotation file {path} is not JSON ({error}). Fetch or export it again") from None
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distill.dota import Labels, read_labels
+from distill.errors import DataNeeded
 
 
 @dataclass(frozen=True)
@@ -223,9 +224,9 @@ def read_ground_truth(folder: str | Path, image_ids: Iterable[str] | None = None
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"label folder {folder} does not exist")
+        raise DataNeeded(f"label folder {folder} does not exist")
     if image_ids is None:
         image_ids = sorted(path.stem for path in folder.glob("*.txt"))
         if not image_ids:
-            raise ValueError(f"label folder {folder} holds no .txt file")
+            raise DataNeeded(f"label folder {folder} holds no .txt file")
     return {name: read_labels(folder / f"{name}.txt") for name in image_ids}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distill.adapter import HeadAdapter, adapter_of
 from distill.checkpoint import load_checkpoint, load_weights, state_dict_of, weights_digest
+from distill.errors import TeacherNeeded
 from distill.interface import describe_interface
 from distill.rows import Maps
 from distill.settings import read_config
@@ -43,16 +44,19 @@ class FrozenTeacher:
         """
         if not isinstance(config, Config):
             if not Path(config).is_file():
-                raise ValueError(f"teacher config {config} does not exist. Give TEACHER=<config file>")
+                raise TeacherNeeded(f"teacher config {config} does not exist")
             config = read_config(config)
+        source = config.filename
+        if not Path(checkpoint).is_file():
+            raise TeacherNeeded(f"the teacher's checkpoint {checkpoint} does not exist", source)
         state = state_dict_of(load_checkpoint(checkpoint), checkpoint)
         model_config = _without_downloads(config.model.to_dict())
         model = MODELS.build(model_config)
         try:
             adapter = adapter_of(getattr(model, "bbox_head", None))
         except ValueError as error:
-            raise ValueError(f"teacher: {error}") from None
-        _require_distribution_head(model, adapter, state, checkpoint)
+            raise TeacherNeeded(f"teacher config {source}: {error}") from None
+        _require_distribution_head(model, adapter, state, checkpoint, source)
         load_weights(model, state, checkpoint, "TEACHER=")
         return cls(model, json.loads(json.dumps(model_config)), config.get("classes"))
 
@@ -103,7 +107,11 @@ def _without_downloads(model_config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_distribution_head(
-    model: SingleStageDetector, adapter: HeadAdapter, state: Mapping[str, Tensor], checkpoint: str | Path
+    model: SingleStageDetector,
+    adapter: HeadAdapter,
+    state: Mapping[str, Tensor],
+    checkpoint: str | Path,
+    config: str | None,
 ) -> None:
     """A plain regression head read as bins would give answers that look right and mean nothing; so would other bins."""
     built = model.state_dict()
@@ -111,9 +119,11 @@ def _require_distribution_head(
     wanted = tuple(built[name].shape)
     found = tuple(state[name].shape) if name in state else None
     if found is None or found[0] != wanted[0]:
-        raise ValueError(
+        raise TeacherNeeded(
             f"checkpoint {checkpoint} has no distribution head: {wanted[0]} box channels expected, "
-            f"{'none' if found is None else found[0]} found. Train the teacher with make teacher"
+            f"{'none' if found is None else found[0]} found. LD compares distributions over bins, and a plain detector "
+            "predicts none; as load_from of the teacher's config it can be where its training starts",
+            config,
         )
     for name in built:
         # The values of the bins: loading them would silently replace those of the config, which the manifest states.

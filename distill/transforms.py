@@ -21,6 +21,7 @@ from mmrotate.registry import TRANSFORMS
 from cache.grid import AnchorGrid, grid_of, padded_shape
 from cache.reader import CacheReader, TargetRecord
 from cache.view import FLIPS
+from distill.errors import ViewsUnknown
 from distill.region import box_region
 
 
@@ -147,7 +148,7 @@ class LoadTeacherTargets(BaseTransform):
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         if self.cache is None:
-            raise ValueError("LoadTeacherTargets has no cache; train with make distill, or give it cache=<path>")
+            raise ValueError("LoadTeacherTargets has no cache; give it cache=<path>")
         if self._reader is None:
             self._reader = CacheReader(self.cache)
         patch_id, flip = str(results["img_id"]), results.get("flip_direction") or "none"
@@ -224,9 +225,14 @@ def view_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for step in pipeline:
         role = ROLES.get(step["type"])
         if role is None:
-            raise ValueError(
+            if step["type"].rpartition(".")[2] == "RandomFlip":
+                raise ValueError(
+                    f"transform {step['type']} cannot be told how to flip, as a capture must. Use RandomViewFlip with "
+                    "its prob and direction, and flip_offset=0 for boxes that flip as they did"
+                )
+            raise ViewsUnknown(
                 f"transform {step['type']} has outcomes that cannot be enumerated, so no cache can hold its views. "
-                f"Remove it, or train with a live teacher. Known: {', '.join(sorted(ROLES))}"
+                f"Known: {', '.join(sorted(ROLES))}. Remove it, or train with a live teacher"
             )
         if role in (Role.FIXED, Role.DRAWN):
             if has_targets:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.settings import read_config
-from pipelines.base.arguments import add_json, add_workers, make_command_parser, options_of
-from pipelines.base.command import existing_file, plain_console, run_command
+from pipelines.base.arguments import add_config, add_json, add_workers, make_command_parser, options_of
+from pipelines.base.command import plain_console, run_command
 from pipelines.base.table import Table
 from pipelines.prepare.coco import prepare_coco
 from pipelines.prepare.data_config import Options
@@ -33,7 +33,7 @@ FORMATS = {"dota": prepare_dota, "coco": prepare_coco}
 def main(arguments: argparse.Namespace) -> None:
     """Config -> what it trains and validates on, in its data_root."""
     started = time.perf_counter()
-    config = read_config(arguments.config, imports=False)
+    config = read_config(arguments.config, arguments.cfg_options, imports=False)
     data_format = config.get("data_format", "dota")
     if data_format not in FORMATS:
         raise ValueError(f"{arguments.config}: data_format is {data_format!r}; one of {', '.join(FORMATS)} is needed")
@@ -63,11 +63,8 @@ def make_parser() -> argparse.ArgumentParser:
         "The same command continues a stopped run.",
         example="--config configs/demo/teacher.py",
     )
-    parser.add_argument(
-        "--config",
-        type=existing_file,
-        required=True,
-        help="a config with data_root, classes, for DOTA patch_size and patch_overlap, and for built-in data scenes",
+    add_config(
+        parser, "a config with data_root, classes, for DOTA patch_size and patch_overlap, and for built-in data scenes"
     )
     parser.add_argument(
         "--dota-root",

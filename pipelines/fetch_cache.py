@@ -18,6 +18,7 @@ from cache.s3 import Bucket
 from cache.storage import locate
 from pipelines.base.arguments import add_json, add_workers, make_command_parser, options_of
 from pipelines.base.command import plain_console, positive_int, run_command
+from pipelines.base.invocation import make
 from pipelines.capture.fetching import Fetched, FetchOptions, fetch_store
 
 
@@ -52,7 +53,7 @@ def report(source: Bucket, target: Path, fetched: Fetched, seconds: float, *, as
     for problem in problems:
         console.print(f"wrong: {problem}")
     if problems:
-        console.print(f"The copy is not whole. Look at the store itself: make verify-cache CACHE={source}")
+        console.print(f"The copy is not whole. Look at the store itself: {make('verify-cache')}")
     else:
         console.print(f"{target}: every byte is what was captured")
 

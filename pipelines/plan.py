@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pipelines.base.arguments import add_config, add_json, make_command_parser, options_of
 from pipelines.base.command import positive_int, run_command
+from pipelines.base.invocation import again
 from pipelines.capture.options import (
     CaptureOptions,
     ClusterOptions,
@@ -51,7 +52,9 @@ def main(arguments: argparse.Namespace) -> None:
             print_probe(probe, plan)
             Console().print(str(pays))
     elif tell:
-        Console().print("With CHECKPOINT=<teacher.pth> the teacher is asked as well: size, time, and whether it pays.")
+        Console().print(
+            f"The teacher can be asked as well, for size, time, and whether it pays: {again(weights='<teacher.pth>')}"
+        )
     if not tell:
         print(json.dumps(figures, indent=2))
 

@@ -20,8 +20,13 @@ META_KEYS = ("epoch", "iter", "dataset_meta", "mmengine_version", "cfg")
 
 def main(arguments: argparse.Namespace) -> None:
     """Training checkpoint -> published file."""
-    figures = publish(Path(arguments.checkpoint), Path(arguments.out))
-    print(json.dumps(figures, indent=2) if arguments.json else f"{figures['file']}: {figures['bytes'] / 1e6:.1f} MB")
+    checkpoint = arguments.checkpoint
+    beside = checkpoint.with_name(f"{checkpoint.absolute().parent.name}_{checkpoint.stem}.pth")
+    figures = publish(checkpoint, arguments.out or beside)
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print(f"{figures['file']}: weights, classes and config, {figures['bytes'] / 1e6:.1f} MB")
 
 
 def publish(checkpoint: Path, out: Path) -> dict[str, str | int]:
@@ -61,8 +66,10 @@ def make_parser() -> argparse.ArgumentParser:
         "Strip a training checkpoint to weights and meta, named by its hash.",
         example="--checkpoint work_dirs/distill_gwd_r18_1x_dota/epoch_12.pth --out gwd_r18_1x_dota.pth",
     )
-    parser.add_argument("--checkpoint", required=True, help="the training checkpoint")
-    parser.add_argument("--out", required=True, help="name of the published file; the hash is added to it")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="the training checkpoint")
+    parser.add_argument(
+        "--out", type=Path, help="the file to write, a hash is added to its name (default: beside the checkpoint)"
+    )
     add_json(parser, "file, bytes and digests")
     return parser
 

@@ -16,6 +16,9 @@ from cache.reader import CacheReader
 from cache.storage import locate
 from pipelines.base.arguments import add_config, add_json, add_workers, make_command_parser, options_of
 from pipelines.base.command import plain_console, positive_int, printable, run_command
+from pipelines.base.cures import ITS_CONFIG
+from pipelines.base.invocation import again, given, make
+from pipelines.base.stores import path_beside
 from pipelines.capture.options import TeacherOptions, add_teacher_arguments
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
     if not readable:
         found.skipped.append("blocks, files and teacher: the metadata must be whole first")
     elif config is None:
-        found.skipped.append("image and label files, and the teacher: give CONFIG=")
+        found.skipped.append(f"image and label files, and the teacher; with them: {again(config=ITS_CONFIG)}")
     else:
         reader = CacheReader(found.cache)
         same = check_config(found, config, reader)
@@ -87,6 +90,11 @@ def show(found: Verification, *, as_json: bool) -> None:
         console.print(f"wrong: {printable(finding)}")
     count = len(found.findings)
     console.print(f"{found.cache}: {f'{count} finding{"s" if count > 1 else ""}' if count else 'nothing is wrong'}")
+    if count:
+        config = given("config") or ITS_CONFIG
+        console.print(f"capture again what is missing: {make('cache-teacher', config=config, cache=found.cache)}")
+        anew = make("cache-teacher", config=config, cache=path_beside(found.cache))
+        console.print(f"capture a new cache: {anew}")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.base.command import available_cores, positive_int
 
@@ -26,6 +26,8 @@ def make_command_parser(
         description=description,
         epilog=f"example:\n  {program} {example}".rstrip() + f"\n\nexit status: {status}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        # An abbreviation would change its meaning with the next option that begins alike.
+        allow_abbrev=False,
     )
 
 
@@ -38,13 +40,38 @@ def add_config(
     overrides: str = "the config",
 ) -> None:
     """`--config` and `--cfg-options`; `what` says whose config it is, `overrides` what the options change."""
+    parser.add_argument("--config", type=config_file, required=required and default is None, default=default, help=what)
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=_ConfigOptions, metavar="KEY=VALUE", help=f"override values of {overrides}"
+    )
+
+
+class _ConfigOptions(argparse.Action):
+    """KEY=VALUE words of one option or of several, as a dictionary; values are read as mmengine's DictAction does."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        options = dict(getattr(namespace, self.dest) or {})
+        for word in values:
+            key, is_joined, text = word.partition("=")
+            if not (key and is_joined):
+                raise argparse.ArgumentError(self, f"KEY=VALUE is needed, not {word!r}")
+            try:
+                options[key] = text if key == "data_root" else _value(text)
+            except AssertionError as error:
+                raise argparse.ArgumentError(self, f"{key}: {error}") from None
+        setattr(namespace, self.dest, options)
+
+
+def _value(text: str) -> Any:
+    """A list or tuple, a number, a truth value, None, or the text as it is."""
     # Imported here, because fetch-cache works without OpenMMLab.
     from mmengine.config import DictAction
 
-    parser.add_argument("--config", type=config_file, required=required and default is None, default=default, help=what)
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=f"override values of {overrides}"
-    )
+    if "," in text or text.startswith(("[", "(")):
+        return DictAction._parse_iterable(text)
+    return DictAction._parse_int_float_bool(text.strip("'\""))
 
 
 def config_file(text: str) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
+from pipelines.base.invocation import running
+
 Main = Callable[[argparse.Namespace], int | None]
 
 
@@ -18,16 +20,23 @@ def run_command(main: Main, parser: argparse.ArgumentParser, argv: Sequence[str]
     """Parse `argv`, run `main`, return the exit status.
 
     0 done; 1 what was asked failed (one line `error: ...`); 130 interrupted. Arguments that argparse refuses end
-    the process with 2. With TRACEBACK=1 in the environment, errors are raised as they are.
+    the process with 2. With TRACEBACK=1 in the environment, errors are raised as they are. Cures are commands with what
+    this one was given.
     """
-    try:
-        return main(parser.parse_args(argv)) or 0
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    except (ValueError, OSError) as error:
-        if os.environ.get("TRACEBACK") == "1":
-            raise
-        return _fail(_one_line(error), 1)
+    target = parser.prog.rpartition(".")[2].replace("_", "-")
+    with running(target, sys.argv[1:] if argv is None else argv):
+        try:
+            return main(parser.parse_args(argv)) or 0
+        except KeyboardInterrupt:
+            return _fail("interrupted", 130)
+        except (ValueError, OSError) as error:
+            if os.environ.get("TRACEBACK") == "1":
+                raise
+            # Knows stores and teachers; nobody should wait for these where nothing is wrong.
+            from pipelines.base.cures import cure_of
+
+            cure = cure_of(error)
+            return _fail(f"{_one_line(error).rstrip('.')}. {cure}" if cure else _one_line(error), 1)
 
 
 def existing_file(text: str) -> Path:

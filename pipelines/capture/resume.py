@@ -13,6 +13,8 @@ from cache.reader import CacheReader
 from cache.storage import Location
 from cache.store import Store
 from pipelines.base.files import bytes_on_disk, require_room
+from pipelines.base.invocation import again
+from pipelines.base.stores import path_beside
 from pipelines.capture.figures import row_bytes
 from pipelines.capture.probe import Probe
 
@@ -26,7 +28,7 @@ def stored_codecs(path: Location, requested: Mapping[str, Any]) -> dict[str, Fie
         if stored["requested"][field] != value:
             raise ValueError(
                 f"cache {path}: codec.{field} is {stored['requested'][field]!r} in the cache but {value!r} here. "
-                "Give another CACHE= path, or the stored codec in the config"
+                f"Give the stored codec in the config, or another path: {again(cache=path_beside(path))}"
             )
     return codecs_of(stored)
 
@@ -51,5 +53,5 @@ def require_room_for(
             needed, basis = bytes_on_disk(path) / captured * missing, "at the size of the blocks that it holds"
         else:
             needed, basis = float(row_bytes(codecs, config) * missing), "before compression"
-    cure = "Make room, give another CACHE= path, or a coarser codec (codec = 'small')"
+    cure = f"Make room, give another path (CACHE=), or a coarser codec: {again(options=['codec=small'])}"
     require_room(folder, needed, f"{basis}, cache {path}", cure)

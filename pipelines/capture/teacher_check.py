@@ -98,8 +98,7 @@ def compare_patch(reader: CacheReader, answer: PatchLogits, tally: TeacherTally)
             if not np.array_equal(stored, np.stack(answer.assigned[place])):
                 problem = "its planned assignment is not the one that labels and assigner give"
         if problem:
-            cure = f"Capture a new cache: make cache-teacher CACHE=<not {reader.path}>"
-            findings.append(Finding(f"view {view}", problem, cure))
+            findings.append(Finding(f"view {view}", problem, f"Capture a new cache, not at {reader.path}"))
     return findings
 
 

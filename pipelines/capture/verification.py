@@ -81,11 +81,11 @@ def check_files(found: Verification, config: Config, reader: CacheReader, worker
     dataset = training_set(config, [])
     infos = entries_of(dataset)
     plan = reader.plan
-    capture = f"Capture a new cache for this training set: make cache-teacher CACHE=<not {reader.path}>"
+    capture = f"Capture a new cache for this training set, not at {reader.path}"
     for patch_id in sorted(set(infos) - set(plan.patch_ids)):
         found.findings.append(Finding(f"patch {patch_id}", "in the training set but not in the cache", capture))
     for patch_id in sorted(set(plan.patch_ids) - set(infos)):
-        cure = f"Restore its image and labels, or: {capture}"
+        cure = f"Restore its image and labels. {capture}"
         found.findings.append(Finding(f"patch {patch_id}", "in the cache but not in the training set", cure))
 
     def compare(patch: int) -> list[Finding]:

@@ -11,6 +11,7 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 
 import cv2
 
+from pipelines.base.invocation import again
 from pipelines.prepare.sources import SourceImage
 from pipelines.prepare.split_folder import SplitFolder, write_patches
 from pipelines.prepare.windows import SplitRule
@@ -43,8 +44,8 @@ def split_images(
                 on_image()
         except BrokenExecutor:
             raise ValueError(
-                "a worker process died, probably because memory ran out. Finished images are kept: run the same "
-                f"command again with fewer --workers (now {workers})"
+                f"one of {workers} worker processes died, probably because memory ran out. Finished images are kept; "
+                f"with fewer: {again(arguments=('--workers', '1'))}"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

@@ -14,6 +14,7 @@ from cache.reader import CacheReader
 from pipelines.base.command import warn
 from pipelines.base.experiment import load_config
 from pipelines.base.files import bytes_on_disk
+from pipelines.base.invocation import make
 from pipelines.base.table import Table
 from pipelines.reporting.charts import Bar, Panel, draw_bars
 from pipelines.reporting.page import Card, Section, Tile
@@ -21,11 +22,6 @@ from pipelines.reporting.pictures import draw_patch
 from pipelines.reporting.plotting import COLOURS, NEUTRAL
 from pipelines.reporting.work_folders import CAPTURE, FinishedRun, Group
 from pipelines.training.kind import cache_path
-
-NO_CAPTURE = (
-    f"No {CAPTURE} of this cache was found: without it, predictions cannot be compared with what happened. Keep it "
-    f"with: make -s cache-teacher ARGS=--json > <work folder>/{CAPTURE}"
-)
 
 
 def cache_sections(groups: Sequence[Group], *, pictures: bool) -> list[Section]:
@@ -45,7 +41,7 @@ def cache_section(runs: Sequence[FinishedRun], captures: Sequence[Mapping[str, A
     section = Section(f"Cache: {path}", cache_tiles(described, len(runs)))
     reader = open_same(path, described["fingerprint"])
     made = [capture for capture in captures if same_path(capture.get("cache"), path)]
-    section.notes += [] if made else [NO_CAPTURE]
+    section.notes += [] if made else [_no_capture(runs[0])]
     if reader is None:
         section.notes.append(f"The store is not at {path} any more: no sizes, no pictures.")
     else:
@@ -61,6 +57,15 @@ def cache_section(runs: Sequence[FinishedRun], captures: Sequence[Mapping[str, A
         text = json.dumps(reader.manifest.to_json(), indent=1, ensure_ascii=False)
         section.cards.append(Card("Manifest", fold=("Everything that the cache was made from", text)))
     return section
+
+
+def _no_capture(run: FinishedRun) -> str:
+    """How the next capture can be compared with its prediction."""
+    capture = make("cache-teacher", config=run.record["config"]["file"], cache=run.record["cache"]["path"])
+    return (
+        f"No {CAPTURE} of this cache was found: without it, predictions cannot be compared with what happened. A "
+        f"capture leaves it by: {capture.replace('make', 'make -s', 1)} ARGS=--json > {run.folder.parent / CAPTURE}"
+    )
 
 
 def open_same(path: str, identity: str) -> CacheReader | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.base.experiment import load_config
+from pipelines.base.invocation import make
 from pipelines.base.table import Table
 from pipelines.reporting.charts import (
     AP_PANELS,
@@ -56,8 +57,10 @@ def runs_section(group: Group) -> Section:
     """AP of the runs that were evaluated."""
     evaluated = [(group.label(run), run.colour, run.ap) for run in group.runs if run.ap]
     if not evaluated:
-        note = f"None of these runs has an {EVALUATION}/ yet: make evaluate WORK_DIR=<run>/{EVALUATION}."
-        return Section(group.title, notes=[note])
+        run = group.runs[0]
+        weights = run.folder / (run.record["checkpoint"] or "<checkpoint>")
+        evaluate = make("evaluate", checkpoint=weights, work_dir=run.folder / EVALUATION)
+        return Section(group.title, notes=[f"None of these runs has been evaluated yet: {evaluate}"])
     chart = draw_bars(
         AP_PANELS, [Bar(label, colour, {name: [ap[name]] for name in AP_COLUMNS}) for label, colour, ap in evaluated]
     )

@@ -13,6 +13,7 @@ from cache.plan import Plan
 from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader
 from cache.statistics import BlockStatistics, block_statistics
+from cache.store import CaptureNeeded
 from pipelines.base.parallel import map_and_add
 from pipelines.capture.figures import PERCENTILES
 
@@ -27,9 +28,7 @@ def store_statistics(reader: CacheReader, workers: int) -> BlockStatistics:
     """
     blocks = reader.store.captured_blocks()
     if not blocks:
-        raise ValueError(
-            f"cache {reader.path} holds no block yet. Fill it with: make cache-teacher CACHE={reader.path}"
-        )
+        raise CaptureNeeded(f"cache {reader.path} holds no block yet", reader.location)
     # Statistics add up from 0, as `sum` does.
     nothing: Any = 0
     statistics: BlockStatistics = map_and_add(

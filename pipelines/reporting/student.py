@@ -13,6 +13,7 @@ from mmrotate.registry import MODELS
 from torch import Tensor
 
 from cache.reader import CacheReader
+from distill.errors import TeacherNeeded
 from distill.rows import Rows
 from distill.teacher import FrozenTeacher
 from pipelines.capture.measured import measure_error
@@ -32,7 +33,10 @@ class Student:
     """
 
     def __init__(self, config: Config, checkpoint: str | Path) -> None:
-        self.detector = FrozenTeacher.load(detector_config(config), str(checkpoint))
+        try:
+            self.detector = FrozenTeacher.load(detector_config(config), str(checkpoint))
+        except TeacherNeeded as error:
+            raise ValueError(f"{error}. So this student cannot be shown beside the teacher") from None
         self.preprocessor = MODELS.build(config.model.data_preprocessor).to(self.detector.device)
 
     def logits(self, image: Tensor, prior_index: np.ndarray) -> tuple[Tensor, Tensor]:

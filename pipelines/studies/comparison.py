@@ -13,7 +13,9 @@ from cache.manifest import first_difference, require_equal
 from cache.reader import CacheReader
 from distill.settings import parse_config, settings_of
 from distill.teacher import FrozenTeacher
+from pipelines.base.config_files import sibling
 from pipelines.base.experiment import load_config, require_keys, view_pipeline
+from pipelines.base.invocation import again
 from pipelines.studies.runs import Run, make_run, plain_values, require_trainable
 from pipelines.training.kind import kind_of
 
@@ -89,8 +91,8 @@ def _teacher_run(live: Config, reader: CacheReader, root: Path) -> Run:
 def _load_configs(options: ComparisonOptions) -> dict[str, Config]:
     """The three configs, with the command line's teacher and options."""
     files = {
-        "plain": options.plain or sibling(options.config, "plain"),
-        "live": options.live or sibling(options.config, "live"),
+        "plain": options.plain or _beside(options.config, "plain"),
+        "live": options.live or _beside(options.config, "live"),
         "cached": options.config,
     }
     teacher = {"teacher.config": options.teacher, "teacher.checkpoint": options.checkpoint}
@@ -104,17 +106,13 @@ def _load_configs(options: ComparisonOptions) -> dict[str, Config]:
     return configs
 
 
-def sibling(config: str, kind: str) -> str:
-    """The config of another kind beside a cached student's: configs/demo/plain.py, configs/plain/<name>.py.
-
-    Raises:
-        ValueError: there is none.
-    """
-    path = Path(config)
-    beside = path.with_name(f"{kind}.py") if path.stem == "distill" else path.parent.with_name(kind) / path.name
-    if not beside.is_file():
-        raise ValueError(f"no {kind} config beside {config} ({beside} does not exist). Give it: ARGS='--{kind} <file>'")
-    return str(beside)
+def _beside(config: str, kind: str) -> str:
+    """The config of another kind beside a cached student's."""
+    path = sibling(config, kind)
+    if not path.is_file():
+        cure = again(arguments=(f"--{kind}", "<file>"))
+        raise ValueError(f"no {kind} config beside {config} ({path} does not exist). Give it: {cure}")
+    return str(path)
 
 
 def _require_one_recipe(configs: Mapping[str, Config], files: Mapping[str, str]) -> None:

@@ -13,6 +13,8 @@ from cache.reader import CacheReader
 from distill.region import is_inside
 from pipelines.base.command import warn
 from pipelines.base.experiment import describe_assignment, describe_student, entries_of, require_keys, training_set
+from pipelines.base.invocation import make
+from pipelines.base.stores import path_beside
 from pipelines.training.kind import point_to_cache, targets_step
 from pipelines.training.options import ALLOWABLE
 from pipelines.training.start import require_training_images
@@ -60,10 +62,11 @@ def _match(config: Config, reader: CacheReader) -> tuple[dict[str, Any], list[st
             {"assignment": wants_assignment},
             reader.manifest,
             place=place,
-            cure="Capture a cache with this assigner, or let the student assign by itself: plan_assignment = False.",
+            cure="Let the student assign by itself (plan_assignment = False), or capture a cache with this assigner: "
+            f"{_capture_anew(reader)}",
         )
         loader["assignment"] = True
-    cure = f"Change the config, or capture a cache for it: make cache-teacher CACHE=<new path>, not {reader.path}."
+    cure = f"Change the config, or capture a cache for it: {_capture_anew(reader)}"
     overrides = require_equal(student, reader.manifest, place=place, cure=cure, allowed=allowed)
     reader.require_complete()
     overrides += _require_same_patches(reader, training_set(config, []), allowed)
@@ -71,6 +74,11 @@ def _match(config: Config, reader: CacheReader) -> tuple[dict[str, Any], list[st
         loader["check_image"] = False
         overrides.append(f"{place}: image_sha256 is not compared")
     return loader, overrides
+
+
+def _capture_anew(reader: CacheReader) -> str:
+    """The command that captures another cache, for this run's student."""
+    return make("cache-teacher", cache=path_beside(reader.path))
 
 
 def _part_of_cache(config: Config, stored: Manifest, allowed: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -108,7 +116,7 @@ def _require_same_patches(reader: CacheReader, dataset: BaseDetDataset, allowed:
         if patch_id not in stored:
             raise ManifestMismatch(
                 f"cache {reader.path}: patch {patch_id} is absent ({len(stored)} patches in the cache, {len(infos)} "
-                "in the training set). Capture a new cache for this training set"
+                f"in the training set). Capture one for this training set: {_capture_anew(reader)}"
             )
         found = dataset.label_digest(info)
         if stored[patch_id].tobytes() != found:
@@ -117,6 +125,6 @@ def _require_same_patches(reader: CacheReader, dataset: BaseDetDataset, allowed:
                 f"in the cache but {found.hex()[:16]}… in {info['label_path']}"
             )
             if "label_sha256" not in allowed:
-                raise ManifestMismatch(f"{text}. Restore the label file, or capture a new cache")
+                raise ManifestMismatch(f"{text}. Restore the label file, or capture anew: {_capture_anew(reader)}")
             tolerated.append(text)
     return tolerated

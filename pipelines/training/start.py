@@ -14,7 +14,9 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from cache.manifest import require_equal
 from distill.checkpoint import use_safe_loading
+from distill.errors import DataNeeded
 from pipelines.base.experiment import load_config
+from pipelines.base.invocation import again
 from pipelines.base.runner import ConciseRunner
 from pipelines.training.kind import kind_of
 from pipelines.training.options import RunOptions
@@ -74,10 +76,7 @@ def require_training_images(config: Config) -> None:
     dataset = config.train_dataloader.dataset
     folder = Path(dataset.get("data_root", "")) / dataset.data_prefix["img_path"]
     if not folder.is_dir():
-        raise ValueError(
-            f"no training patches at {folder}. Make them with: make data CONFIG=<this config>, and for DOTA "
-            "DOTA_ROOT=<folder>"
-        )
+        raise DataNeeded(f"no training images at {folder}")
 
 
 def require_classes_of_teacher(config: Config) -> None:
@@ -113,6 +112,6 @@ def require_pretrained(model: Mapping[str, Any]) -> None:
         reason = getattr(error, "reason", error)
         raise ValueError(
             f"pretrained backbone {source} cannot be loaded ({reason}). Download it on another machine and give the "
-            "file: ARGS='--cfg-options model.backbone.init_cfg.checkpoint=<file>', or train from scratch with "
-            "ARGS='--cfg-options model.backbone.init_cfg=None model.backbone.frozen_stages=-1'"
+            f"file: {again(options=['model.backbone.init_cfg.checkpoint=<file>'])}; or train from scratch: "
+            f"{again(options=['model.backbone.init_cfg=None', 'model.backbone.frozen_stages=-1'])}"
         ) from None

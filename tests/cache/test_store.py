@@ -21,6 +21,7 @@ from cache.plan import Plan
 from cache.quantize import LOGIT_FIELDS, PRESETS, FieldCodec, choose_codecs
 from cache.reader import CacheReader
 from cache.storage import locate
+from cache.store import CaptureNeeded
 from cache.view import FLIPS
 from cache.writer import CacheWriter, Part
 from tests.cache.store_tools import (
@@ -327,7 +328,7 @@ def test_an_unfinished_cache_is_refused(tmp_path: Path) -> None:
     with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
         writer.write(0, block_fields(plan, 0), NO_ERROR)
     reader = CacheReader(tmp_path / "cache.zarr")
-    with pytest.raises(ValueError, match=r"2 of 3 blocks are missing.*make cache-teacher"):
+    with pytest.raises(CaptureNeeded, match=r"2 of 3 blocks are missing"):
         reader.require_complete()
     missing = plan.view(int(plan.views_of_block(1)[-1]))
     with pytest.raises(ValueError, match="block 1 was never captured"):

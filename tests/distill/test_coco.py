@@ -19,6 +19,7 @@ from mmengine.structures import InstanceData
 
 from distill.coco import CocoBoxMetric, CocoImageDataset
 from distill.coco_annotations import read_annotations
+from distill.errors import DataNeeded
 
 CLASSES = ("plane", "ship")
 PLANE, SHIP, CAR = 7, 3, 5  # ids as odd as COCO's own, in another order than the classes
@@ -254,7 +255,7 @@ def test_malformed_files_are_refused(tmp_path: Path, case: Refusal) -> None:
 
 
 def test_files_that_are_no_annotations_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.json does not exist\. Make or check the data: make data"):
+    with pytest.raises(DataNeeded, match=r"none\.json does not exist"):
         read_annotations(tmp_path / "none.json")
     torn = tmp_path / "torn.json"
     torn.write_text('{"images": [')

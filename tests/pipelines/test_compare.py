@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from cache.reader import CacheReader
 from pipelines import compare, report
-from pipelines.studies.comparison import sibling
+from pipelines.base.config_files import sibling
 from pipelines.studies.comparison_results import unpaired
 from pipelines.studies.statistics import paired, spread, verdict
+from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import Project, call
 from tests.pipelines.study_tools import trainings
 
@@ -94,10 +96,17 @@ def test_a_cache_of_another_teacher_is_refused(copy: Project, tmp_path, capfd) -
 
 
 def test_the_configs_beside() -> None:
-    assert sibling("configs/demo/distill.py", "live") == "configs/demo/live.py"
-    assert sibling("configs/distill/gwd_r18_1x_dota.py", "plain") == "configs/plain/gwd_r18_1x_dota.py"
-    with pytest.raises(ValueError, match=r"no plain config beside .* Give it: ARGS='--plain <file>'"):
-        sibling("configs/distill/gwd_ld_only_r18_1x_dota.py", "plain")
+    assert sibling("configs/demo/distill.py", "live") == Path("configs/demo/live.py")
+    assert sibling("configs/distill/gwd_r18_1x_dota.py", "plain") == Path("configs/plain/gwd_r18_1x_dota.py")
+
+
+def test_a_config_that_lies_elsewhere_is_asked_for(capfd) -> None:
+    alone = str(REPOSITORY / "configs/distill/gwd_ld_only_r18_1x_dota.py")
+    assert call(compare, "--config", alone) == 1
+    error = capfd.readouterr().err
+    assert "no plain config beside" in error
+    assert f"Give it: make compare CONFIG={alone} ARGS=" in error
+    assert "--plain" in error
 
 
 def test_spread_and_interval_by_hand() -> None:

@@ -356,7 +356,7 @@ def test_config_with_a_syntax_error_is_one_line(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--config", "nowhere.py"], ["--config", __file__, "--workers", "0"]], ids=lambda a: " ".join(a)
+    "arguments", [[], ["--config", __file__, "--workers", "0"], ["--dota-rot", "x"]], ids=lambda a: " ".join(a)
 )
 def test_unusable_arguments_are_status_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:

@@ -126,7 +126,8 @@ def test_the_report_escapes_a_manifest(tmp_path: Path, place: str) -> None:
         "views": 4,
         "rows": 1,
     }
-    run = FinishedRun(tmp_path, "cached", {"cache": described}, None, {})
+    record = {"cache": described, "config": {"file": "my.py"}}
+    run = FinishedRun(tmp_path, "cached", record, None, {})
     sections = cache_sections([Group(tmp_path, [run], {}, None)], pictures=False)
     text = page("title", "subtitle", sections, "footer")
     found = Tags(text)

@@ -68,7 +68,7 @@ def test_the_sample_is_seeded(project: Project, capfd) -> None:
 def test_the_store_alone(project: Project, capfd) -> None:
     assert call(verify_cache, "--cache", project.cache) == 0
     output = capfd.readouterr().out
-    assert "not checked: image and label files, and the teacher: give CONFIG=" in output
+    assert "not checked: image and label files, and the teacher; with them: make verify-cache CONFIG=" in output
     assert "nothing is wrong" in output
     assert verify(project, "--no-teacher") == 0
     assert "not checked: the teacher: --no-teacher" in capfd.readouterr().out
@@ -91,7 +91,7 @@ def test_a_damaged_block_fails(copy: Project, capfd, key: str) -> None:
     assert verify(copy, "--no-teacher") == 1
     (finding,) = findings(capfd)
     assert finding.startswith(f"wrong: {key}: ")
-    assert f"Delete {copy.cache}/committed/c/0/0; then make cache-teacher" in finding
+    assert f"Delete {copy.cache}/committed/c/0/0, then capture block 0 again" in finding
 
 
 def test_damaged_metadata_stops_the_rest(copy: Project, capfd) -> None:
