@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from cache.reader import CacheReader
 from pipelines import cache_teacher, data
-from pipelines.base.experiment import load_config, require_keys, training_set
+from pipelines.base.experiment import load_config, training_set
+from pipelines.base.ready import require_keys, require_training_images
 from pipelines.training.kind import point_to_cache
 from pipelines.training.match import require_matching_cache
-from pipelines.training.start import require_training_images
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # The GWD row, whose assignment is horizontal, and the same path with narrow models.

@@ -21,9 +21,11 @@ from cache.quantize import resolve_codec
 from cache.reader import CacheReader
 from cache.storage import Location, locate
 from cache.writer import CacheWriter, Part
+from distill.settings import read_config
 from pipelines.base.arguments import add_config, add_json, make_command_parser, options_of
 from pipelines.base.command import run_command
 from pipelines.base.files import bytes_on_disk
+from pipelines.base.ready import require_keys, require_training_images
 from pipelines.capture.options import (
     CaptureOptions,
     ClusterOptions,
@@ -31,6 +33,7 @@ from pipelines.capture.options import (
     add_capture_arguments,
     add_cluster_arguments,
     add_teacher_arguments,
+    require_teacher_of,
 )
 
 if TYPE_CHECKING:
@@ -39,7 +42,12 @@ if TYPE_CHECKING:
 
 def main(arguments: argparse.Namespace) -> None:
     """Plan, probe, capture, commit."""
-    from pipelines.base.experiment import load_config, require_keys
+    settings = read_config(arguments.config, arguments.cfg_options, imports=False)
+    require_keys(settings, ("region", "codec", "classes", "teacher", "cache"), arguments.config)
+    require_training_images(settings)
+    require_teacher_of(settings, arguments)
+
+    from pipelines.base.experiment import load_config
     from pipelines.capture.cluster import open_cluster
     from pipelines.capture.engine import make_engine
     from pipelines.capture.figures import plan_figures, print_plan, print_probe
@@ -48,7 +56,6 @@ def main(arguments: argparse.Namespace) -> None:
     from pipelines.capture.resume import require_room_for, stored_codecs
 
     config = load_config(arguments.config, arguments.cfg_options)
-    require_keys(config, ("region", "codec", "classes", "teacher", "cache"), arguments.config)
     requested = resolve_codec(config.codec)
     path = locate(arguments.cache or config.cache)
     teacher, options = options_of(TeacherOptions, arguments), options_of(CaptureOptions, arguments)

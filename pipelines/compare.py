@@ -15,12 +15,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.base.arguments import add_config, add_json, add_work_dir, make_command_parser, options_of
+from cache.store import Store
+from pipelines.base.arguments import add_config, add_json, add_work_dir, config_file, make_command_parser, options_of
 from pipelines.base.command import plain_console, positive_int, run_command
+from pipelines.base.ready import require_file, require_writable
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Three configs, checked -> every kind with every seed -> figures with spread, and what they differ by."""
+    if arguments.checkpoint:
+        require_file(arguments.checkpoint, "CHECKPOINT")
+    if arguments.cache:
+        Store(arguments.cache)
+    if arguments.work_dir:
+        require_writable(arguments.work_dir, "WORK_DIR")
+
     from pipelines.studies.comparison import ComparisonOptions, comparison_runs
     from pipelines.studies.comparison_results import write_results
     from pipelines.studies.processes import finish_runs
@@ -65,10 +74,14 @@ def make_parser() -> argparse.ArgumentParser:
         status="0 done, 1 failed, 2 unusable arguments. The same command continues a stopped comparison.",
     )
     add_config(parser, "the cached student's config", default="configs/demo/distill.py", overrides="all three configs")
-    parser.add_argument("--plain", help="the plain student's config (default: the one beside --config)")
-    parser.add_argument("--live", help="the live student's config (default: the one beside --config)")
+    parser.add_argument(
+        "--plain", type=config_file, help="the plain student's config (default: the one beside --config)"
+    )
+    parser.add_argument("--live", type=config_file, help="the live student's config (default: the one beside --config)")
     parser.add_argument("--cache", help="the teacher cache (default: the config's cache)")
-    parser.add_argument("--teacher", help="the teacher's config (default: the live config's model.teacher.config)")
+    parser.add_argument(
+        "--teacher", type=config_file, help="the teacher's config (default: the live config's model.teacher.config)"
+    )
     parser.add_argument("--checkpoint", help="the teacher's weights (default: the live config's)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="at least two (default: 0 1 2)")
     add_work_dir(parser, "holds one folder a run, and the results (default: work_dirs/compare_...)")

@@ -8,17 +8,22 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pipelines.base.arguments import make_command_parser, options_of
+from pipelines.base.arguments import make_command_parser
 from pipelines.base.command import run_command
-from pipelines.training.options import ALLOWABLE, RunOptions, add_run_arguments
+from pipelines.training.options import ALLOWABLE, add_run_arguments, run_options
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Config -> student matched with its cache -> trained checkpoint in the work folder."""
+    from pipelines.training.ready import require_ready
+
+    options = run_options(arguments)
+    require_ready("distill", options, arguments.cache)
+
     from pipelines.training.match import use_cache
     from pipelines.training.start import load_run, train
 
-    config = load_run(options_of(RunOptions, arguments))
+    config = load_run(options)
     use_cache(config, arguments.cache, arguments.allow)
     train(config)
 

@@ -1,6 +1,6 @@
 """Evaluate a detector by its config's metric: the DOTA devkit's AP of merged patches, or COCO's AP of boxes.
 
-python -m pipelines.evaluate --config configs/distill/gwd_r18_1x_dota.py --checkpoint work_dirs/.../epoch_12.pth
+python -m pipelines.evaluate --checkpoint work_dirs/.../epoch_12.pth
 """
 
 from __future__ import annotations
@@ -12,16 +12,23 @@ from pathlib import Path
 
 from pipelines.base.arguments import add_config, add_json, make_command_parser
 from pipelines.base.command import run_command
+from pipelines.base.config_files import config_of_run
+from pipelines.base.ready import require_file, require_writable
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Checkpoint -> detections of the validation set -> AP."""
+    checkpoint = require_file(arguments.checkpoint, "CHECKPOINT")
+    config_file = arguments.config or config_of_run(checkpoint.parent)
+    if arguments.out:
+        require_writable(arguments.out, "WORK_DIR")
+
     from pipelines.base.experiment import load_config
     from pipelines.training.evaluation import evaluate
 
     figures = evaluate(
-        load_config(arguments.config, arguments.cfg_options),
-        arguments.checkpoint,
+        load_config(config_file, arguments.cfg_options),
+        checkpoint,
         arguments.out,
         images=arguments.images,
         skip_empty=arguments.skip_empty,
@@ -39,9 +46,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = make_command_parser(
         "evaluate",
         "AP of a detector on the validation images, by its config's metric: the DOTA devkit's or COCO's.",
-        example="--config configs/plain/gwd_r18_1x_dota.py --checkpoint work_dirs/plain_gwd_r18_1x_dota/epoch_12.pth",
+        example="--checkpoint work_dirs/plain_gwd_r18_1x_dota/epoch_12.pth",
     )
-    add_config(parser, "the config that the detector was trained with")
+    add_config(parser, "the config that it was trained with (default: the one beside the checkpoint)", required=False)
     parser.add_argument("--checkpoint", required=True, help="its weights")
     parser.add_argument("--out", type=Path, help="folder for detections and evaluation.json")
     parser.add_argument("--images", help="DOTA: file with the image ids to evaluate, one a line (default: all)")

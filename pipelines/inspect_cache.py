@@ -9,27 +9,39 @@ from pathlib import Path
 from typing import Any
 
 from cache.reader import CacheReader
+from cache.store import Store
 from cache.view import FLIPS
+from distill.settings import read_config
 from pipelines.base.arguments import add_config, add_json, add_workers, make_command_parser
 from pipelines.base.command import plain_console, run_command
+from pipelines.base.config_files import config_of_run
+from pipelines.base.ready import require_file, require_keys, require_writable
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Store -> statistics -> figures -> tables and pictures."""
+    if arguments.checkpoint:
+        checkpoint = require_file(arguments.checkpoint, "CHECKPOINT")
+        arguments.config = arguments.config or config_of_run(checkpoint.parent)
     if not arguments.config and not arguments.cache:
-        make_parser().error("--cache or --config is needed")
+        make_parser().error("--cache, --config or --checkpoint is needed")
+    if arguments.out:
+        require_writable(arguments.out, "WORK_DIR")
+    if arguments.cache:
+        Store(arguments.cache)
 
-    from pipelines.base.experiment import load_config, require_keys
+    if arguments.config:
+        settings = read_config(arguments.config, arguments.cfg_options, imports=False)
+        require_keys(settings, ("region", "classes", "cache"), arguments.config)
+
+    from pipelines.base.experiment import load_config
     from pipelines.reporting.pictures import draw_patch
     from pipelines.reporting.plotting import save
     from pipelines.reporting.store_charts import draw_statistics
     from pipelines.reporting.store_figures import store_figures, store_statistics
     from pipelines.reporting.student import student_figures
 
-    config = None
-    if arguments.config:
-        config = load_config(arguments.config, arguments.cfg_options)
-        require_keys(config, ("region", "classes", "cache"), arguments.config)
+    config = load_config(arguments.config, arguments.cfg_options) if arguments.config else None
     reader = CacheReader(arguments.cache or config.cache)
     statistics = store_statistics(reader, arguments.workers)
     figures = store_figures(reader, statistics)
@@ -73,7 +85,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", help="folder of the pictures (default with --config: work_dirs/inspect/<cache>; else none are made)"
     )
-    parser.add_argument("--checkpoint", help="a student's weights: its distributions beside the teacher's")
+    parser.add_argument(
+        "--checkpoint", help="a student's weights, whose config is found beside: its distributions beside the teacher's"
+    )
     parser.add_argument("--patch", help="the patch to draw (default: one with many rows)")
     parser.add_argument("--flip", choices=FLIPS, help="the flip whose region and bins are drawn (default: the last)")
     add_workers(parser, "threads that read")

@@ -8,9 +8,11 @@ import sys
 
 from rich.console import Console
 
+from distill.settings import read_config
 from pipelines.base.arguments import add_config, add_json, make_command_parser, options_of
 from pipelines.base.command import positive_int, run_command
 from pipelines.base.invocation import again
+from pipelines.base.ready import require_keys, require_training_images
 from pipelines.capture.options import (
     CaptureOptions,
     ClusterOptions,
@@ -18,12 +20,20 @@ from pipelines.capture.options import (
     add_capture_arguments,
     add_cluster_arguments,
     add_teacher_arguments,
+    require_teacher_of,
 )
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Labels -> regions -> rows and bytes; with a teacher also the probe."""
-    from pipelines.base.experiment import load_config, require_keys
+    settings = read_config(arguments.config, arguments.cfg_options, imports=False)
+    with_teacher = arguments.probe or arguments.checkpoint is not None
+    require_keys(settings, ("region", "classes", *(("codec", "teacher") if with_teacher else ())), arguments.config)
+    require_training_images(settings)
+    if with_teacher:
+        require_teacher_of(settings, arguments)
+
+    from pipelines.base.experiment import load_config
     from pipelines.capture.break_even import break_even
     from pipelines.capture.cluster import open_cluster
     from pipelines.capture.engine import make_engine
@@ -32,8 +42,6 @@ def main(arguments: argparse.Namespace) -> None:
     from pipelines.capture.planning import plan_views
 
     config = load_config(arguments.config, arguments.cfg_options)
-    with_teacher = arguments.probe or arguments.checkpoint is not None
-    require_keys(config, ("region", "classes", *(("codec", "teacher") if with_teacher else ())), arguments.config)
     # A program reads all figures at the end; people see the plan before the probe runs.
     teacher, options = options_of(TeacherOptions, arguments), options_of(CaptureOptions, arguments)
     tell = not arguments.json

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipelines.base.arguments import add_json, make_command_parser
 from pipelines.base.command import run_command
+from pipelines.base.ready import require_file, require_writable
 
 # What a user of the weights needs of a run's meta; dates, hosts and paths stay behind.
 META_KEYS = ("epoch", "iter", "dataset_meta", "mmengine_version", "cfg")
@@ -20,9 +21,11 @@ META_KEYS = ("epoch", "iter", "dataset_meta", "mmengine_version", "cfg")
 
 def main(arguments: argparse.Namespace) -> None:
     """Training checkpoint -> published file."""
-    checkpoint = arguments.checkpoint
+    checkpoint = require_file(arguments.checkpoint, "CHECKPOINT")
     beside = checkpoint.with_name(f"{checkpoint.absolute().parent.name}_{checkpoint.stem}.pth")
-    figures = publish(checkpoint, arguments.out or beside)
+    out = arguments.out or beside
+    require_writable(out.parent, "--out")
+    figures = publish(checkpoint, out)
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:
@@ -66,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
         "Strip a training checkpoint to weights and meta, named by its hash.",
         example="--checkpoint work_dirs/distill_gwd_r18_1x_dota/epoch_12.pth --out gwd_r18_1x_dota.pth",
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the training checkpoint")
+    parser.add_argument("--checkpoint", required=True, help="the training checkpoint")
     parser.add_argument(
         "--out", type=Path, help="the file to write, a hash is added to its name (default: beside the checkpoint)"
     )

@@ -13,12 +13,17 @@ from pathlib import Path
 
 from pipelines.base.arguments import make_command_parser
 from pipelines.base.command import run_command
+from pipelines.base.ready import require_folder, require_writable
 
 TITLE = "Localization Distillation from a teacher cache"
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Work folders -> groups of runs -> sections -> one file."""
+    folders = [require_folder(folder, "WORK_DIR") for folder in arguments.work_dir]
+    out = Path(arguments.out) if arguments.out else folders[0] / "report.html"
+    require_writable(out.parent, "--out")
+
     from pipelines.base.files import write_text
     from pipelines.reporting.cache_sections import cache_sections
     from pipelines.reporting.page import page
@@ -26,7 +31,6 @@ def main(arguments: argparse.Namespace) -> None:
     from pipelines.reporting.work_folders import find_groups
     from pipelines.training.environment import describe_code
 
-    folders = [Path(folder) for folder in arguments.work_dir]
     groups = find_groups(folders)
     sections = [group_section(group) for group in groups if group.runs or group.studies]
     sections += cache_sections(groups, pictures=not arguments.no_pictures)
@@ -34,7 +38,6 @@ def main(arguments: argparse.Namespace) -> None:
     runs = sum(len(group.runs) for group in groups)
     subtitle = f"Training runs: {runs}, in {', '.join(map(str, folders))}"
     made = f"Made by python -m pipelines.report, {code_text(describe_code())}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
-    out = Path(arguments.out) if arguments.out else folders[0] / "report.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, page(TITLE, subtitle, sections, made))
     print(f"Report: {out}")

@@ -12,18 +12,27 @@ import json
 import sys
 from functools import partial
 
-from pipelines.base.arguments import add_json, add_work_dir, make_command_parser
+from cache.store import Store
+from pipelines.base.arguments import add_json, add_work_dir, config_file, make_command_parser
 from pipelines.base.command import plain_console, positive_int, run_command
+from pipelines.base.invocation import note
+from pipelines.base.ready import require_writable
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Sweep file -> runs, all checked -> trainings and evaluations -> table and plot."""
+    if arguments.cache:
+        Store(arguments.cache)
+    if arguments.work_dir:
+        require_writable(arguments.work_dir, "WORK_DIR")
+
     from pipelines.studies.processes import finish_runs
     from pipelines.studies.runs import OUTPUT, require_same_configs
     from pipelines.studies.sweep import load_sweep, sweep_runs
     from pipelines.studies.sweep_results import results_table, write_results
 
     sweep = load_sweep(arguments.sweep, arguments.work_dir)
+    note(config=sweep.base)
     runs = sweep_runs(sweep, arguments.cache)
     require_same_configs(runs)
     write = partial(write_results, sweep, runs)
@@ -47,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         example="--sweep configs/sweep/demo.py",
         status="0 done, 1 failed, 2 unusable arguments. The same command continues a stopped sweep.",
     )
-    parser.add_argument("--sweep", required=True, help="the sweep file (configs/sweep/...)")
+    parser.add_argument("--sweep", type=config_file, required=True, help="the sweep file (configs/sweep/...)")
     parser.add_argument("--cache", help="the teacher cache (default: the base config's cache)")
     add_work_dir(parser, "holds one folder a run, and the results (default: the sweep's work_dir)")
     parser.add_argument("--jobs", type=positive_int, default=1, help="how many at a time (default: one)")

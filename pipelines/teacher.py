@@ -8,17 +8,22 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pipelines.base.arguments import make_command_parser, options_of
+from pipelines.base.arguments import make_command_parser
 from pipelines.base.command import run_command
-from pipelines.training.options import RunOptions, add_run_arguments
+from pipelines.training.options import add_run_arguments, run_options
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Config, whose head the cache can hold -> teacher checkpoint in the work folder."""
+    from pipelines.training.ready import require_ready
+
+    options = run_options(arguments)
+    require_ready("teacher", options)
+
     from pipelines.base.experiment import build_adapter
     from pipelines.training.start import load_run, train
 
-    config = load_run(options_of(RunOptions, arguments))
+    config = load_run(options)
     build_adapter(config)
     train(config)
 

@@ -8,16 +8,21 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pipelines.base.arguments import make_command_parser, options_of
+from pipelines.base.arguments import make_command_parser
 from pipelines.base.command import run_command
-from pipelines.training.options import RunOptions, add_run_arguments
+from pipelines.training.options import add_run_arguments, run_options
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Config -> trained checkpoint in the work folder."""
+    from pipelines.training.ready import require_ready
+
+    options = run_options(arguments)
+    require_ready("train", options)
+
     from pipelines.training.start import load_run, train
 
-    train(load_run(options_of(RunOptions, arguments)))
+    train(load_run(options))
 
 
 def make_parser() -> argparse.ArgumentParser:

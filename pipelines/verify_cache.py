@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 from cache.quantize import LOGIT_FIELDS
 from cache.reader import CacheReader
 from cache.storage import locate
+from cache.store import Store
+from distill.settings import read_config
 from pipelines.base.arguments import add_config, add_json, add_workers, make_command_parser, options_of
 from pipelines.base.command import plain_console, positive_int, printable, run_command
 from pipelines.base.cures import ITS_CONFIG
 from pipelines.base.invocation import again, given, make
-from pipelines.base.stores import path_beside
+from pipelines.base.ready import require_keys
+from pipelines.base.stores import path_beside, tell_store
 from pipelines.capture.options import TeacherOptions, add_teacher_arguments
 
 if TYPE_CHECKING:
@@ -29,15 +32,19 @@ def main(arguments: argparse.Namespace) -> int:
     """Store, then files, then the teacher; 1 where anything is wrong."""
     if not arguments.config and not arguments.cache:
         make_parser().error("--cache or --config is needed")
+    if arguments.cache and not locate(arguments.cache).exists():
+        # Says what is there instead.
+        Store(arguments.cache)
 
-    from pipelines.base.experiment import load_config, require_keys
+    if arguments.config:
+        settings = read_config(arguments.config, arguments.cfg_options, imports=False)
+        require_keys(settings, ("region", "classes", "cache"), arguments.config)
+
+    from pipelines.base.experiment import load_config
     from pipelines.capture.teacher_check import check_teacher
     from pipelines.capture.verification import Verification, check_config, check_files, check_store
 
-    config = None
-    if arguments.config:
-        config = load_config(arguments.config, arguments.cfg_options)
-        require_keys(config, ("region", "classes", "cache"), arguments.config)
+    config = load_config(arguments.config, arguments.cfg_options) if arguments.config else None
     found = Verification(str(arguments.cache or config.cache))
     locate(found.cache).require_idle()
     readable = check_store(found, arguments.workers)
@@ -47,6 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
         found.skipped.append(f"image and label files, and the teacher; with them: {again(config=ITS_CONFIG)}")
     else:
         reader = CacheReader(found.cache)
+        tell_store(reader.store, arguments.checkpoint or (config.get("teacher") or {}).get("checkpoint"))
         same = check_config(found, config, reader)
         check_files(found, config, reader, arguments.workers)
         if arguments.no_teacher:

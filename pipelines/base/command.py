@@ -69,6 +69,15 @@ def plain_console(**options: Any) -> Console:
     return Console(markup=False, emoji=False, **options)
 
 
+def say(line: str) -> None:
+    """Say on standard error what a command does; of several processes of a training, the first does.
+
+    Standard output belongs to a command's result.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        print(printable(line), file=sys.stderr, flush=True)
+
+
 def warn(message: str) -> None:
     """Say on standard error that something is left out or skipped."""
     print(f"warning: {printable(message)}", file=sys.stderr)

@@ -41,17 +41,6 @@ def register(config: Config) -> None:
     init_default_scope(config.get("default_scope", "mmrotate"))
 
 
-def require_keys(config: Config, keys: tuple[str, ...], path: str | Path) -> None:
-    """Refuse a config that cannot drive this command.
-
-    Raises:
-        ValueError: naming the missing key.
-    """
-    for key in keys:
-        if key not in config:
-            raise ValueError(f"config {path} has no `{key}`; give a config of configs/distill or configs/demo")
-
-
 def build_adapter(config: Config) -> HeadAdapter:
     """The adapter of the student's head.
 

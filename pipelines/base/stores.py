@@ -1,4 +1,4 @@
-"""Stores in a folder, found by their root documents; and paths at which there is none yet."""
+"""Stores as commands speak of them: found in a folder, told in one line, and paths at which there is none yet."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 from cache.manifest import differences
 from cache.storage import Folder, Place, locate
 from cache.store import Store
+from pipelines.base.command import say, warn
+from pipelines.base.invocation import make
 
 
 def find_stores(folder: Path) -> Iterator[Path]:
@@ -33,6 +35,38 @@ def stores_that_fit(folder: Path, sections: Mapping[str, Any]) -> list[Path]:
         if next(differences(sections, {name: manifest[name] for name in sections}), None) is None:
             fitting.append(path)
     return fitting
+
+
+def tell_store(store: Store, checkpoint: str | Path | None = None) -> None:
+    """Say which store a command works with, and of which teacher.
+
+    checkpoint: the config's teacher. Its weights are compared with the store's, which is used all the same.
+    """
+    manifest = store.manifest
+    sha256, plan = manifest.teacher["weights_sha256"], manifest.plan
+    there = checkpoint is not None and Path(checkpoint).is_file()
+    say(
+        f"cache {store.location} ({manifest.fingerprint[:12]}): {plan['num_patches']:,} patches, "
+        f"{plan['num_views']:,} views, codec {manifest.codec['preset']}; teacher {sha256[:12]}"
+        + (f" of {checkpoint}" if there else "")
+    )
+    if checkpoint is None or not there:
+        return
+    # torch, which opening a store does without.
+    from distill.checkpoint import load_checkpoint, state_dict_of, weights_digest
+
+    try:
+        found = weights_digest(state_dict_of(load_checkpoint(checkpoint), checkpoint))
+    except ValueError as error:
+        # It is not needed: the cache has its answers.
+        warn(str(error))
+        return
+    if found != sha256:
+        warn(
+            f"{checkpoint} has other weights by now ({found[:12]}) than the teacher that the cache is of "
+            f"({sha256[:12]}). The cache is used; one of the new teacher: "
+            f"{make('cache-teacher', cache=path_beside(store.location))}"
+        )
 
 
 def path_beside(place: Place) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cache.plan import VIEWS_PER_BLOCK
 from pipelines.base.arguments import config_file
 from pipelines.base.command import available_cores, positive_int
+from pipelines.base.ready import require_teacher
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 # What the teacher may compute in: float32, or autocast to one of the others.
 DTYPES = ("float32", "bfloat16", "float16")
@@ -54,6 +59,19 @@ def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint", help="the teacher's weights (default: the student config's teacher.checkpoint)")
     parser.add_argument("--device", help="where the teacher runs (default: cuda where there is one, else cpu)")
+
+
+def require_teacher_of(config: Config, arguments: argparse.Namespace) -> None:
+    """Refuse a teacher, the command line's or the config's, whose config or weights are not there.
+
+    Raises:
+        ValueError: naming the file, or the key that the config lacks.
+    """
+    teacher = config.get("teacher") or {}
+    path, checkpoint = arguments.teacher or teacher.get("config"), arguments.checkpoint or teacher.get("checkpoint")
+    if path is None or checkpoint is None:
+        raise ValueError(f"config {config.filename} names no `teacher`; give TEACHER= (its config) and CHECKPOINT=")
+    require_teacher(path, checkpoint)
 
 
 def add_capture_arguments(parser: argparse.ArgumentParser) -> None:

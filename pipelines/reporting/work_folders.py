@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.base.config_files import RUN_RECORD
 from pipelines.reporting.plotting import COLOURS
 from pipelines.training.evaluation import EVALUATION, read_evaluation
-from pipelines.training.run_record import RUN_RECORD, read_losses, read_run_record
+from pipelines.training.run_record import read_losses, read_run_record
 
 STUDIES = {"demo": "Demo", "compare": "Plain, live and cached", "sweep": "Sweep"}
 KINDS = ("teacher", "plain", "live", "cached")
@@ -60,12 +61,10 @@ def find_groups(folders: Sequence[Path]) -> list[Group]:
     """All runs below the folders, by the folder that holds them.
 
     Raises:
-        ValueError: a folder is missing, or there is no finished run.
+        ValueError: there is no finished run.
     """
     found: dict[Path, list[Path]] = {}
     for folder in folders:
-        if not folder.is_dir():
-            raise ValueError(f"work folder {folder} does not exist. Give another with WORK_DIR=")
         for place, children, files in os.walk(folder):
             children[:] = sorted(c for c in children if not c.endswith(".zarr") and c not in ("vis_data", EVALUATION))
             here = Path(place)

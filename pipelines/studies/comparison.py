@@ -14,8 +14,10 @@ from cache.reader import CacheReader
 from distill.settings import parse_config, settings_of
 from distill.teacher import FrozenTeacher
 from pipelines.base.config_files import sibling
-from pipelines.base.experiment import load_config, require_keys, view_pipeline
+from pipelines.base.experiment import load_config, view_pipeline
 from pipelines.base.invocation import again
+from pipelines.base.ready import require_keys
+from pipelines.base.stores import tell_store
 from pipelines.studies.runs import Run, make_run, plain_values, require_trainable
 from pipelines.training.kind import kind_of
 
@@ -65,6 +67,7 @@ def comparison_runs(options: ComparisonOptions) -> list[Run]:
     """
     configs = _load_configs(options)
     reader = CacheReader(options.cache or configs["cached"].cache)
+    tell_store(reader.store, configs["live"].model.teacher.checkpoint)
     runs = [_teacher_run(configs["live"], reader, options.folder)]
     for seed in options.seeds:
         for kind in KINDS:

@@ -18,11 +18,12 @@ from mmrotate.registry import MODELS
 
 from cache.manifest import first_difference
 from cache.reader import CacheReader
+from pipelines.base.ready import require_training_images
 from pipelines.training.evaluation import AP_COLUMNS, read_evaluation
 from pipelines.training.kind import kind_of, point_to_cache
 from pipelines.training.match import require_matching_cache
 from pipelines.training.run_record import read_run_record
-from pipelines.training.start import require_pretrained, require_training_images
+from pipelines.training.start import require_pretrained
 
 CONFIGS = "configs"
 OUTPUT = "output.log"

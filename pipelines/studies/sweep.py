@@ -11,7 +11,9 @@ from mmengine.config import Config
 
 from cache.reader import CacheReader
 from distill.settings import parse_config
-from pipelines.base.experiment import load_config, require_keys
+from pipelines.base.experiment import load_config
+from pipelines.base.ready import require_keys
+from pipelines.base.stores import tell_store
 from pipelines.studies.runs import Run, make_run, require_name, require_trainable
 from pipelines.training.kind import kind_of
 
@@ -66,6 +68,7 @@ def sweep_runs(sweep: Sweep, cache: str | None) -> list[Run]:
     require_keys(base, ("region", "classes", "cache"), sweep.base)
     configs = run_configs(sweep)
     reader = CacheReader(cache or base.cache)
+    tell_store(reader.store, (base.get("teacher") or {}).get("checkpoint"))
     runs = [
         make_run(name, config, sweep.work_dir, flatten(sweep.changes.get(name, {})), reader)
         for name, config in configs.items()

@@ -12,12 +12,12 @@ from cache.manifest import Manifest, ManifestMismatch, is_allowed, require_equal
 from cache.reader import CacheReader
 from distill.region import is_inside
 from pipelines.base.command import warn
-from pipelines.base.experiment import describe_assignment, describe_student, entries_of, require_keys, training_set
+from pipelines.base.experiment import describe_assignment, describe_student, entries_of, training_set
 from pipelines.base.invocation import make
-from pipelines.base.stores import path_beside
+from pipelines.base.ready import require_keys, require_training_images
+from pipelines.base.stores import path_beside, tell_store
 from pipelines.training.kind import point_to_cache, targets_step
 from pipelines.training.options import ALLOWABLE
-from pipelines.training.start import require_training_images
 
 
 def use_cache(config: Config, cache: str | None = None, allow: Sequence[str] = ()) -> None:
@@ -31,7 +31,9 @@ def use_cache(config: Config, cache: str | None = None, allow: Sequence[str] = (
     config.allow = [*config.get("allow", ()), *allow]
     point_to_cache(config)
     require_training_images(config)
-    require_matching_cache(config, CacheReader(config.cache))
+    reader = CacheReader(config.cache)
+    tell_store(reader.store, (config.get("teacher") or {}).get("checkpoint"))
+    require_matching_cache(config, reader)
 
 
 def require_matching_cache(config: Config, reader: CacheReader) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.base.arguments import add_config, add_work_dir
+from pipelines.base.arguments import add_config, add_work_dir, options_of
+from pipelines.base.config_files import config_of_run
 
 # What a user may allow to differ from the cache all the same; `run.json` says so. Another head cannot read the targets.
 ALLOWABLE = ("views.flip_offset", "preprocessing", "region", "label_sha256", "image_sha256")
@@ -26,8 +27,21 @@ class RunOptions:
     cfg_options: Mapping[str, Any] | None = None
 
 
+def run_options(arguments: argparse.Namespace) -> RunOptions:
+    """What the command line says; a training that goes on in a folder has its config there.
+
+    Raises:
+        ValueError: it names no config, and there is none to be found.
+    """
+    if arguments.config is None:
+        if not (arguments.resume and arguments.work_dir):
+            raise ValueError("CONFIG= is needed; a training that goes on (RESUME=1) has it in its folder (WORK_DIR=)")
+        arguments.config = config_of_run(arguments.work_dir)
+    return options_of(RunOptions, arguments)
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `RunOptions`."""
-    add_config(parser, "the config of the run")
+    add_config(parser, "the config of the run (with --resume and --work-dir: the one in that folder)", required=False)
     add_work_dir(parser, "where logs and checkpoints go (default: the config's work_dir)")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the work folder")

@@ -15,12 +15,12 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from distill.checkpoint import weights_digest
+from pipelines.base.config_files import RUN_RECORD
 from pipelines.base.files import write_json
 from pipelines.training.environment import describe_code, hardware, versions
 from pipelines.training.kind import kind_of
 from pipelines.training.watch import TrainingWatch, bare_model, peak_memory
 
-RUN_RECORD = "run.json"
 FORMAT = 1
 # What says where and how a run happens, not what is trained.
 RUN_KEYS = ("work_dir", "resume", "launcher", "model_wrapper_cfg", "log_level")

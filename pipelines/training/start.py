@@ -14,13 +14,14 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from cache.manifest import require_equal
 from distill.checkpoint import use_safe_loading
-from distill.errors import DataNeeded
+from pipelines.base.command import warn
 from pipelines.base.experiment import load_config
 from pipelines.base.invocation import again
+from pipelines.base.ready import require_training_images
 from pipelines.base.runner import ConciseRunner
 from pipelines.training.kind import kind_of
 from pipelines.training.options import RunOptions
-from pipelines.training.run_record import forget_run_record, write_run_record
+from pipelines.training.run_record import forget_run_record, last_checkpoint, write_run_record
 from pipelines.training.watch import TrainingWatch
 
 
@@ -32,6 +33,9 @@ def load_run(options: RunOptions) -> Config:
     if "work_dir" not in config:
         config.work_dir = str(Path("work_dirs") / Path(options.config).stem)
     config.resume = options.resume
+    if options.resume and last_checkpoint(Path(config.work_dir)) is None:
+        config.resume = False
+        warn(f"{config.work_dir} holds no checkpoint yet: the training starts at its beginning")
     _use_launcher(config)
     return config
 
@@ -65,18 +69,6 @@ def train(config: Config) -> None:
     runner.register_hook(watch)
     runner.train()
     write_run_record(config, runner, watch)
-
-
-def require_training_images(config: Config) -> None:
-    """Refuse a run whose patches have not been made.
-
-    Raises:
-        ValueError: naming the folder and the command.
-    """
-    dataset = config.train_dataloader.dataset
-    folder = Path(dataset.get("data_root", "")) / dataset.data_prefix["img_path"]
-    if not folder.is_dir():
-        raise DataNeeded(f"no training images at {folder}")
 
 
 def require_classes_of_teacher(config: Config) -> None:

@@ -138,7 +138,7 @@ def test_a_folder_without_runs_is_refused(tmp_path, capfd) -> None:
     assert call(report, "--work-dir", tmp_path) == 1
     assert "no run.json of a finished training below" in capfd.readouterr().err
     assert call(report, "--work-dir", tmp_path / "absent") == 1
-    assert "does not exist. Give another with WORK_DIR=" in capfd.readouterr().err
+    assert f"WORK_DIR {tmp_path}/absent is no folder that exists" in capfd.readouterr().err
 
 
 def test_weights_lie_in_their_cells(project: Project) -> None:

@@ -381,7 +381,7 @@ def test_a_retrained_teacher_is_refused(copy: Project, capfd) -> None:
         pytest.param("few-fields", "line 1: 3 fields, at least 9 needed", id="too-few-fields"),
         pytest.param("unknown-class", "unknown class 'zeppelin'", id="unknown-class"),
         pytest.param("no-label", "does not exist; every image needs one", id="missing-label"),
-        pytest.param("no-images", "images does not exist", id="missing-folder"),
+        pytest.param("no-images", "no training images at", id="missing-folder"),
     ],
 )
 def test_unusable_patches_are_refused(copy: Project, capfd, damage: str, message: str) -> None:

@@ -1,0 +1,50 @@
+"""What a training needs, looked at before torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from cache.store import Store
+from distill.settings import read_config
+from pipelines.base.invocation import make
+from pipelines.base.ready import require_keys, require_teacher, require_training_images, require_writable
+from pipelines.training.kind import kind_of
+from pipelines.training.options import RunOptions
+
+
+def require_ready(command: str, options: RunOptions, cache: str | None = None) -> None:
+    """Refuse a run of `teacher`, `train` or `distill` whose config is another command's, or that lacks what it reads.
+
+    cache: goes before the config's.
+
+    Raises:
+        ValueError: naming what is missing, and the command that makes it.
+    """
+    config = read_config(options.config, options.cfg_options, imports=False)
+    kind = kind_of(config)
+    _require_kind(command, kind, config, options.config)
+    if kind == "cached":
+        require_keys(config, ("region", "classes", "cache"), options.config)
+    require_writable(options.work_dir or config.get("work_dir") or "work_dirs", "WORK_DIR")
+    require_training_images(config)
+    if kind == "cached":
+        Store(cache or config.cache)
+    if kind == "live":
+        require_teacher(config.teacher.config, config.teacher.checkpoint)
+
+
+def _require_kind(command: str, kind: str, config: Config, path: str | Path) -> None:
+    """Refuse a config that another command trains, which is named."""
+    teacher = (config.get("teacher") or {}).get("config")
+    if command == "teacher" and kind != "plain":
+        cure = f"TEACHER= is needed: {make('teacher', teacher=teacher or '<its teacher>')}"
+    elif command == "train" and kind == "cached":
+        cure = f"It is trained by: {make('distill', config=path)}"
+    elif command == "distill" and kind != "cached":
+        cure = f"It is trained by: {make('train', config=path)}"
+    else:
+        return
+    names = {"plain": "a detector without a teacher", "live": "a student with a live teacher"}
+    raise ValueError(f"{path} is the config of {names.get(kind, 'a student with a cache')}. {cure}")
