@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,12 @@ from cache.manifest import Manifest, require_equal
 from cache.quantize import LOGIT_FIELDS, FieldCodec, subtract_row_max
 from cache.reader import CacheReader, TargetRecord
 from cache.view import View
+from distill.arithmetic import Arithmetic
 from distill.interface import require_same_interface
 from distill.rows import Rows
 from distill.teacher import FrozenTeacher
 from distill.transforms import LoadTeacherTargets
 
-# A forward on another device or with other threads adds up in another order: this share of the largest logit is
-# allowed beside the codec's bound. A wrong teacher, view or row is off by thousands of times as much.
-REPEAT_TOLERANCE = 1e-4
 WEIGHT_TOLERANCE = 1e-3
 
 
@@ -42,15 +40,18 @@ class Comparison:
     largest: dict[str, float]
 
 
-def repeat_tolerance(largest: float, share: float = REPEAT_TOLERANCE) -> float:
+def repeat_tolerance(largest: float, share: float) -> float:
     """How far two forwards of one teacher may differ where logits reach `largest`."""
     return share * max(1.0, largest)
 
 
 def compare_record(
-    stored: TargetRecord, teacher: TargetRecord, codecs: Mapping[str, FieldCodec], tolerance: float = REPEAT_TOLERANCE
+    stored: TargetRecord, teacher: TargetRecord, codecs: Mapping[str, FieldCodec], tolerance: float
 ) -> Comparison:
-    """What is wrong with a stored record: priors, weights, then logits beyond the codec's bound and the tolerance."""
+    """What is wrong with a stored record: priors, weights, then logits beyond the codec's bound and the tolerance.
+
+    tolerance: the share of the largest logit by which two forwards of one teacher may differ.
+    """
     if not np.array_equal(stored.prior_index, teacher.prior_index):
         return Comparison(f"its {len(stored)} priors are not the region that the labels give ({len(teacher)})", {}, {})
     if not len(stored):
@@ -98,14 +99,15 @@ class TeacherAudit(Hook):
     Args:
         teacher: dict(config=file, checkpoint=file); the run's own `teacher` where it is None.
         interval: training steps from one audit to the next.
-        tolerance: share of the largest logit by which two forwards may differ, beside the codec's bound.
+        tolerance: share of the largest logit by which two forwards may differ, beside the codec's bound; None for that
+            of the precision in which the cache was captured (`REPEAT_TOLERANCE`).
 
     Raises:
         ValueError: at the start, the teacher is not the cache's; later, an answer beyond the bound, with both values.
     """
 
     def __init__(
-        self, teacher: dict[str, Any] | None = None, interval: int = 500, tolerance: float = REPEAT_TOLERANCE
+        self, teacher: dict[str, Any] | None = None, interval: int = 500, tolerance: float | None = None
     ) -> None:
         if interval < 1:
             raise ValueError(f"TeacherAudit.interval is {interval}; at least 1 step is needed")
@@ -126,6 +128,10 @@ class TeacherAudit(Hook):
         # Building draws initial weights; training must draw what it would draw without the audit.
         with torch.random.fork_rng(devices=[]):
             self.teacher = FrozenTeacher.load(**source)
+        # As the cache was captured, whatever the student computes in; one forward now and then repays no compilation.
+        arithmetic = replace(Arithmetic.of(cache.manifest.numeric), compile=False)
+        self.teacher.compute_in(arithmetic)
+        self._allowed = arithmetic.repeat_tolerance if self.tolerance is None else self.tolerance
         require_teacher_of(cache.manifest, self.teacher, f"cache {cache.path}")
         self.codecs = {field: FieldCodec.from_json(cache.manifest.codec[field]) for field in LOGIT_FIELDS}
 
@@ -166,7 +172,7 @@ class TeacherAudit(Hook):
         answer = TargetRecord(
             index, weight, logits.cls_logits.cpu().numpy(), subtract_row_max(logits.box_logits).cpu().numpy()
         )
-        return compare_record(stored, answer, self.codecs, self.tolerance)
+        return compare_record(stored, answer, self.codecs, self._allowed)
 
 
 def _cache_of(runner: Runner) -> str:

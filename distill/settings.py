@@ -43,9 +43,11 @@ RUNNER_SETTINGS = (
     *("custom_hooks", "data_preprocessor", "load_from", "resume", "launcher", "env_cfg", "log_processor", "log_level"),
     *("visualizer", "default_scope", "randomness", "experiment_name", "compile", "model_wrapper_cfg", "custom_imports"),
 )
+# What a training, an evaluation and a capture compute in.
+ARITHMETIC_SETTINGS = ("tf32",)
 # Written by commands into the configs of runs.
 RUN_SETTINGS = ("cache_fingerprint", "weights_sha256", "overrides")
-KNOWN = (*STUDENT_SETTINGS, *DATA_SETTINGS, *RUNNER_SETTINGS, *RUN_SETTINGS, "vis_backends")
+KNOWN = (*STUDENT_SETTINGS, *DATA_SETTINGS, *RUNNER_SETTINGS, *ARITHMETIC_SETTINGS, *RUN_SETTINGS, "vis_backends")
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 EVALUATORS = ("val_evaluator", "test_evaluator")
 # Where files of this name lie, names are a stock that other files choose from.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from mmrotate.registry import MODELS
 from torch import Tensor
 
 from distill.adapter import HeadAdapter, adapter_of
+from distill.arithmetic import Arithmetic
 from distill.checkpoint import load_checkpoint, load_weights, state_dict_of, weights_digest
 from distill.errors import TeacherNeeded
 from distill.interface import describe_interface
 from distill.rows import Maps
 from distill.settings import read_config
+
+# Sizes of batches that a teacher is compiled for, one after the other.
+MAX_COMPILED_SIZES = 64
 
 
 class FrozenTeacher:
@@ -33,6 +38,7 @@ class FrozenTeacher:
         self.model = model.eval().requires_grad_(False)
         self.model_config = model_config
         self.classes = classes
+        self.arithmetic: Arithmetic | None = None
         self.adapter: HeadAdapter = adapter_of(model.bbox_head)
 
     @classmethod
@@ -70,6 +76,19 @@ class FrozenTeacher:
             self.model.to(device)
         return self
 
+    def compute_in(self, arithmetic: Arithmetic) -> FrozenTeacher:
+        """Answer in this arithmetic from now on; without, in that of the process."""
+        if arithmetic.compile and not (self.arithmetic and self.arithmetic.compile):
+            # Past its limit torch would go on without compiling, and the answers would be others.
+            torch._dynamo.config.recompile_limit = MAX_COMPILED_SIZES
+            for part in (self.model.backbone, self.model.neck):
+                # For each size anew: with sizes as variables, an answer would depend on those that came before.
+                part.compile(dynamic=False)
+        if arithmetic.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.arithmetic = arithmetic
+        return self
+
     def preprocess(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) uint8 BGR -> the tensor that the teacher sees, on its device."""
         if self.device.type == "cuda":
@@ -79,8 +98,22 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def forward(self, batch_inputs: Tensor) -> Maps:
-        """Raw class and box maps of every level for preprocessed images (B, 3, H, W)."""
-        cls_scores, bbox_preds = self.model.bbox_head(self.model.extract_feat(batch_inputs))
+        """Raw class and box maps of every level for preprocessed images (B, 3, H, W).
+
+        Raises:
+            ValueError: the teacher shall be compiled and cannot be.
+        """
+        arithmetic = self.arithmetic
+        if arithmetic is not None and arithmetic.channels_last:
+            batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
+        try:
+            with arithmetic.applied(batch_inputs.device) if arithmetic else nullcontext():
+                cls_scores, bbox_preds = self.model.bbox_head(self.model.extract_feat(batch_inputs))
+        except RuntimeError as error:
+            if arithmetic is None or not arithmetic.compile:
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(f"the compiled teacher does not run ({reason}). Leave out --compile") from error
         return list(cls_scores), list(bbox_preds)
 
     def describe(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> None:
     from pipelines.capture.figures import plan_figures, print_plan, print_probe
     from pipelines.capture.kept import KeptRegions
     from pipelines.capture.planning import plan_views
-    from pipelines.capture.resume import require_room_for, stored_codecs
+    from pipelines.capture.resume import require_room_for, require_same_numeric, stored_codecs
 
     config = load_config(arguments.config, arguments.cfg_options)
     requested = resolve_codec(config.codec)
@@ -61,13 +61,15 @@ def main(arguments: argparse.Namespace) -> None:
     teacher, options = options_of(TeacherOptions, arguments), options_of(CaptureOptions, arguments)
     tell = not arguments.json
     with open_cluster(options_of(ClusterOptions, arguments)) as cluster:
-        engine = make_engine(config, teacher, options, cluster)
+        # Parts on one machine take its GPUs in turn.
+        engine = make_engine(config, teacher, options, cluster, turn=arguments.part.number - 1)
         kept = KeptRegions()
         plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster, kept)
         if tell:
             print_plan(plan_figures(plan, config))
         codecs = stored_codecs(path, requested)
         sections, probe = engine.describe(plan, kept, probe=codecs is None)
+        require_same_numeric(path, sections)
         if probe is not None:
             codecs = dict(probe.codecs)
             if tell:

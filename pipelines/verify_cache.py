@@ -63,7 +63,8 @@ def main(arguments: argparse.Namespace) -> int:
             found.skipped.append("the teacher: the config is not that of the cache")
         else:
             teacher = options_of(TeacherOptions, arguments)
-            check_teacher(found, config, reader, teacher, sample=arguments.sample, seed=arguments.seed)
+            sample = {"sample": arguments.sample, "seed": arguments.seed, "tolerance": arguments.tolerance}
+            check_teacher(found, config, reader, teacher, **sample)
     show(found, as_json=arguments.json)
     return 1 if found.findings else 0
 
@@ -118,6 +119,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-teacher", action="store_true", help="do not run the teacher")
     parser.add_argument("--sample", type=positive_int, default=8, help="views to choose for the teacher (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice (default: 0)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="share of the largest logit by which a repeated forward may differ (default: by the cache's precision, "
+        "see docs/exactness.md)",
+    )
     add_workers(parser, "threads that read")
     add_json(parser, "the report")
     return parser

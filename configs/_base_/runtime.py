@@ -16,6 +16,8 @@ default_hooks = dict(
 env_cfg = dict(
     cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl")
 )
+# On a GPU: whether the factors of float32 products are rounded to 10 bits (docs/exactness.md); --tf32 changes it.
+tf32 = False
 vis_backends = [dict(type="LocalVisBackend")]
 visualizer = dict(type="mmdet.DetLocalVisualizer")
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)

@@ -95,6 +95,15 @@ def add_workers(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--workers", type=positive_int, default=available_cores(), help=f"{what} (default: one a core)")
 
 
+def add_tf32(parser: argparse.ArgumentParser) -> None:
+    """`--tf32` and `--no-tf32`, which go before the config's `tf32`."""
+    parser.add_argument(
+        "--tf32",
+        action=argparse.BooleanOptionalAction,
+        help="on a GPU: round the factors of float32 products to 10 bits, faster (default: the config's tf32, off)",
+    )
+
+
 def add_json(parser: argparse.ArgumentParser, what: str = "the figures") -> None:
     """`--json`: standard output holds `what` as JSON and nothing else."""
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")

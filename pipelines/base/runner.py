@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+from distill.arithmetic import use_tf32
 from distill.checkpoint import use_safe_loading
 from pipelines.base.device import require_operators
 
@@ -24,7 +25,7 @@ _NOTICES = (
 
 
 class ConciseRunner(Runner):
-    """A runner that writes its dumps to the log file alone, and unpickles no checkpoint.
+    """A runner that writes its dumps to the log file alone, unpickles no checkpoint, and reads the config's `tf32`.
 
     Raises:
         ValueError: mmcv's operators were not built for the model's device.
@@ -33,6 +34,7 @@ class ConciseRunner(Runner):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         use_safe_loading()
         super().__init__(*args, **kwargs)
+        use_tf32(self.cfg.get("tf32", False))
         require_operators(next(self.model.parameters()).device)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:

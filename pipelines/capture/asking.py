@@ -18,7 +18,10 @@ from distill.rows import Rows
 from distill.teacher import FrozenTeacher
 from pipelines.capture.kept import KeptRegions
 from pipelines.capture.loading import PatchDataset, PatchViews
-from pipelines.capture.options import DTYPES, CaptureOptions
+from pipelines.capture.options import CaptureOptions
+
+# Sizes of patches for which a teacher may be compiled.
+MAX_COMPILED_SHAPES = 8
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,15 @@ class TeacherViews:
         options: CaptureOptions,
         kept: KeptRegions | None = None,
     ) -> None:
-        if options.dtype not in DTYPES:
-            raise ValueError(f"capture dtype is {options.dtype!r}; one of {', '.join(DTYPES)} needed")
         self.plan = plan
-        self.teacher = teacher
+        self.arithmetic = options.arithmetic(config)
+        sizes = len(np.unique(plan.patch_shape, axis=0))
+        if self.arithmetic.compile and sizes > MAX_COMPILED_SHAPES:
+            raise ValueError(
+                f"--compile: the patches have {sizes} sizes, and the teacher would be compiled for each, minutes every "
+                f"time; at most {MAX_COMPILED_SHAPES} are allowed. Leave it out"
+            )
+        self.teacher = teacher.compute_in(self.arithmetic)
         self.options = options
         self.patches = PatchDataset(config, plan, kept)
 
@@ -75,9 +83,7 @@ class TeacherViews:
         inputs = self.teacher.preprocess(torch.cat([views.images for views in patches]))
         regions = [torch.from_numpy(index) for views in patches for index in views.regions.prior_index]
         started = time.perf_counter()
-        dtype = self.options.dtype
-        with torch.autocast(device.type, getattr(torch, dtype), enabled=dtype != "float32"):
-            maps = self.teacher.forward(inputs)
+        maps = self.teacher.forward(inputs)
         adapter = self.teacher.adapter
         logits = adapter.gather(maps, Rows.of(adapter.grid_of_maps(maps[0]), regions).to(device))
         if device.type == "cuda":

@@ -39,20 +39,25 @@ class Engine(Protocol):
         """Capture every missing block of the writer's part. Returns the bytes written."""
 
 
-def make_engine(config: Config, teacher: TeacherOptions, options: CaptureOptions, cluster: Cluster | None) -> Engine:
-    """The engine that the command line asks for; a teacher that is missing or does not fit is told now."""
+def make_engine(
+    config: Config, teacher: TeacherOptions, options: CaptureOptions, cluster: Cluster | None, turn: int = 0
+) -> Engine:
+    """The engine that the command line asks for; a teacher that is missing or does not fit is told now.
+
+    turn: that of `choose_device`, for a teacher in this process.
+    """
     if cluster is None:
-        return InProcess(config, teacher, options)
+        return InProcess(config, teacher, options, turn)
     return OnCluster(config, teacher, options, cluster)
 
 
 class InProcess:
     """The teacher in this process, with loader processes before it and a writing thread after it."""
 
-    def __init__(self, config: Config, teacher: TeacherOptions, options: CaptureOptions) -> None:
+    def __init__(self, config: Config, teacher: TeacherOptions, options: CaptureOptions, turn: int = 0) -> None:
         self.config = config
         self.options = options
-        self.teacher = load_teacher(config, teacher)
+        self.teacher = load_teacher(config, teacher, turn)
 
     def describe(self, plan: Plan, kept: KeptRegions | None, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:
         self.asked = TeacherViews(self.config, plan, self.teacher, self.options, kept)
@@ -81,14 +86,14 @@ class OnCluster:
 
     def __init__(self, config: Config, teacher: TeacherOptions, options: CaptureOptions, cluster: Cluster) -> None:
         self.cluster = cluster
-        threads = torch.get_num_threads()
+        threads = teacher.threads or torch.get_num_threads()
         self.job = Shared(worker.Job(config, teacher, options, threads, is_own=cluster.is_own))
         device = cluster.run(worker.load, job=self.job)
         cores = available_cores()
         if cluster.is_own and device == "cpu" and cluster.num_workers * threads > cores:
             warn(
-                f"{cluster.num_workers} workers of {threads} threads share {cores} cores; OMP_NUM_THREADS="
-                f"{max(1, cores // cluster.num_workers)} in the environment gives each its own. The cache records it"
+                f"{cluster.num_workers} workers of {threads} threads share {cores} cores; --threads "
+                f"{max(1, cores // cluster.num_workers)} gives each its own. The cache records it"
             )
 
     def describe(self, plan: Plan, kept: KeptRegions | None, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:

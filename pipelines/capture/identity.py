@@ -9,21 +9,23 @@ from mmengine.config import Config
 
 from distill.interface import require_same_interface
 from distill.teacher import FrozenTeacher
-from pipelines.base.device import require_operators
+from pipelines.base.device import choose_device, require_operators
 from pipelines.base.experiment import describe_assignment, describe_student
 from pipelines.capture.asking import TeacherViews
 from pipelines.capture.options import TeacherOptions
 
 
-def load_teacher(config: Config, options: TeacherOptions) -> FrozenTeacher:
-    """The teacher that the config or the command line names, on the device.
+def load_teacher(config: Config, options: TeacherOptions, turn: int = 0) -> FrozenTeacher:
+    """The teacher that the config or the command line names, on the device; `turn` is that of `choose_device`.
 
     Raises:
-        ValueError: it cannot be loaded, its head or preprocessing is not that of the config's student, or mmcv's
-            operators were not built for the device.
+        ValueError: it cannot be loaded, its head or preprocessing is not that of the config's student, the device is
+            not there, or mmcv's operators were not built for it.
     """
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device(options.device, turn)
     require_operators(device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     teacher = FrozenTeacher.load(
         options.teacher or config.teacher.config, options.checkpoint or config.teacher.checkpoint
     )
@@ -49,12 +51,5 @@ def describe_capture(config: Config, asked: TeacherViews) -> dict[str, Any]:
 
 def describe_numeric(asked: TeacherViews) -> dict[str, Any]:
     """What the bytes of a block depend on beside views and teacher, as the manifest states it."""
-    return {
-        "torch": torch.__version__,
-        "dtype": asked.options.dtype,
-        "device": asked.teacher.device.type,
-        "threads": torch.get_num_threads(),
-        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
-        "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
-        "views_per_batch": asked.options.patches_per_batch * len(asked.patches.flips),
-    }
+    views_per_batch = asked.options.patches_per_batch * len(asked.patches.flips)
+    return {**asked.arithmetic.describe(asked.teacher.device), "views_per_batch": views_per_batch}

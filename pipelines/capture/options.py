@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cache.plan import VIEWS_PER_BLOCK
-from pipelines.base.arguments import config_file
+from pipelines.base.arguments import add_tf32, config_file
 from pipelines.base.command import available_cores, positive_int
 from pipelines.base.ready import require_teacher
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from distill.arithmetic import Arithmetic
 
 # What the teacher may compute in: float32, or autocast to one of the others.
 DTYPES = ("float32", "bfloat16", "float16")
@@ -23,24 +29,45 @@ DASHBOARD = "127.0.0.1:8787"
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """Which teacher, and where it runs; None leaves files to the student's config and the device to the machine."""
+    """Which teacher, and where it runs; None leaves files to the student's config, the rest to the machine.
+
+    threads: of torch, for a teacher on the CPU.
+    """
 
     teacher: str | None = None
     checkpoint: str | None = None
     device: str | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
 class CaptureOptions:
     """How a capture asks its teacher.
 
-    patches_per_batch: patches, each with all its views, in one forward pass. dtype: one of `DTYPES`. loaders: processes
-    that load images; 0 where the asking one does.
+    patches_per_batch: patches, each with all its views, in one forward pass. dtype: one of `DTYPES`. tf32: None for the
+    student config's. channels_last, compile: as in `Arithmetic`. loaders: processes that load images; 0 where the
+    asking one does.
     """
 
     patches_per_batch: int = 1
     dtype: str = "float32"
+    tf32: bool | None = None
+    channels_last: bool = False
+    compile: bool = False
     loaders: int = 0
+
+    def arithmetic(self, config: Config) -> Arithmetic:
+        """The teacher's, for a student of this config.
+
+        Raises:
+            ValueError: a dtype that no teacher computes in.
+        """
+        from distill.arithmetic import Arithmetic
+
+        if self.dtype not in DTYPES:
+            raise ValueError(f"capture dtype is {self.dtype!r}; one of {', '.join(DTYPES)} needed")
+        tf32 = bool(config.get("tf32", False)) if self.tf32 is None else self.tf32
+        return Arithmetic(self.dtype, tf32, self.channels_last, self.compile)
 
 
 @dataclass(frozen=True)
@@ -58,7 +85,12 @@ def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher", type=config_file, help="the teacher's config (default: the student config's teacher.config)"
     )
     parser.add_argument("--checkpoint", help="the teacher's weights (default: the student config's teacher.checkpoint)")
-    parser.add_argument("--device", help="where the teacher runs (default: cuda where there is one, else cpu)")
+    parser.add_argument(
+        "--device", type=_device, help="where the teacher runs: cuda, cuda:1, cpu (default: a GPU where there is one)"
+    )
+    parser.add_argument(
+        "--threads", type=positive_int, help="threads of a teacher on the CPU (default: torch's, one a core)"
+    )
 
 
 def require_teacher_of(config: Config, arguments: argparse.Namespace) -> None:
@@ -86,6 +118,14 @@ def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"views that are written and committed together (default: {VIEWS_PER_BLOCK})",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what the teacher computes in")
+    add_tf32(parser)
+    on_or_off = argparse.BooleanOptionalAction
+    parser.add_argument(
+        "--channels-last", action=on_or_off, default=False, help="its maps lie in memory pixel by pixel (default: no)"
+    )
+    parser.add_argument(
+        "--compile", action=on_or_off, default=False, help="compile its backbone and neck: minutes a size (default: no)"
+    )
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +146,13 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"with --workers: Dask's dashboard on {DASHBOARD}",
     )
+
+
+def _device(text: str) -> str:
+    """An argparse type: a CPU, or one GPU."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"cpu, cuda or a GPU like cuda:1 is needed, not {text!r}")
+    return text
 
 
 def _address(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from cache.manifest import as_stored, first_difference, require_equal
 from cache.plan import Plan
 from cache.quantize import FieldCodec, codecs_of
 from cache.reader import CacheReader
@@ -31,6 +32,41 @@ def stored_codecs(path: Location, requested: Mapping[str, Any]) -> dict[str, Fie
                 f"Give the stored codec in the config, or another path: {again(cache=path_beside(path))}"
             )
     return codecs_of(stored)
+
+
+def require_same_numeric(path: Location, sections: Mapping[str, Any]) -> None:
+    """Refuse to continue a store in another arithmetic: the last bits of the answers would differ inside it.
+
+    Args:
+        sections: of the manifest that this capture would write.
+
+    Raises:
+        ManifestMismatch: naming the field, both values, and the option that continues the store.
+    """
+    if not path.exists():
+        return
+    stored, numeric = Store(path, allow_unfinished=True).manifest.numeric, as_stored(sections["numeric"])
+    difference = first_difference(numeric, stored)
+    if difference is None:
+        return
+    field, _, theirs = difference
+    option = _option(field, theirs, len(sections["views"]["flips"]))
+    where = f"with ARGS='{option}'" if option else "where it is the same"
+    cure = f"Continue it {where}, or capture into another CACHE= path"
+    require_equal({"numeric": numeric}, {"numeric": stored}, place=f"cache {path}", cure=cure)
+
+
+def _option(field: str, stored: Any, flips: int) -> str | None:
+    """The option of the command line that makes a field of `numeric` what is stored; None where the machine does."""
+    match field:
+        case "threads" | "dtype" | "device":
+            return f"--{field} {stored}"
+        case "views_per_batch":
+            return f"--patches-per-batch {stored // flips}"
+        case "tf32" | "channels_last" | "compile":
+            name = field.replace("_", "-")
+            return f"--{name}" if stored else f"--no-{name}"
+    return None
 
 
 def require_room_for(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from cache.documents import Finding
 from cache.manifest import ManifestMismatch, differences
 from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader, TargetRecord
+from distill.arithmetic import Arithmetic
 from distill.audit import compare_record, repeat_tolerance, require_teacher_of
 from pipelines.base.progress import progress
 from pipelines.capture.asking import PatchLogits, TeacherViews
@@ -21,9 +23,19 @@ from pipelines.capture.verification import Verification
 
 
 def check_teacher(
-    found: Verification, config: Config, reader: CacheReader, options: TeacherOptions, *, sample: int, seed: int
+    found: Verification,
+    config: Config,
+    reader: CacheReader,
+    options: TeacherOptions,
+    *,
+    sample: int,
+    seed: int,
+    tolerance: float | None,
 ) -> None:
-    """Run the teacher again on a random sample of views and compare with what is stored."""
+    """Run the teacher again on a random sample of views and compare with what is stored.
+
+    tolerance: as `compare_record` takes it; None for that of the precision in which the cache was captured.
+    """
     try:
         teacher = load_teacher(config, options)
         require_teacher_of(reader.manifest, teacher)
@@ -33,8 +45,9 @@ def check_teacher(
         return
     plan, stored = reader.plan, reader.manifest.numeric
     patches_per_batch = stored["views_per_batch"] // len(reader.manifest.views["flips"])
-    # No loader processes: a handful of patches does not repay them.
-    asked = TeacherViews(config, plan, teacher, CaptureOptions(patches_per_batch, stored["dtype"]))
+    # A handful of patches repays neither loader processes nor compilation.
+    arithmetic = replace(Arithmetic.of(stored), compile=False)
+    asked = TeacherViews(config, plan, teacher, CaptureOptions(patches_per_batch, **asdict(arithmetic)))
     for name, ours, theirs in differences(describe_numeric(asked), stored, "numeric"):
         found.notes.append(f"{name} is {theirs} in the cache but {ours} here: logits may differ in their last bits")
 
@@ -42,7 +55,8 @@ def check_teacher(
     random = np.random.default_rng(seed)
     chosen = random.choice(usable, min(sample, len(usable)), replace=False).tolist()
     patches = sorted({int(plan.view_patch[view]) for view in chosen})
-    tally = TeacherTally({name: FieldCodec.from_json(reader.manifest.codec[name]) for name in LOGIT_FIELDS})
+    codecs = {name: FieldCodec.from_json(reader.manifest.codec[name]) for name in LOGIT_FIELDS}
+    tally = TeacherTally(codecs, arithmetic.repeat_tolerance if tolerance is None else tolerance)
     with progress("verify against the teacher", len(patches), "patches") as advance:
         for answer in asked.logits(asked.batches(patches)):
             found.findings += compare_patch(reader, answer, tally)
@@ -51,10 +65,11 @@ def check_teacher(
 
 
 class TeacherTally:
-    """Largest errors over the compared views."""
+    """Largest errors over the compared views, and what is allowed of them."""
 
-    def __init__(self, codecs: Mapping[str, FieldCodec]) -> None:
+    def __init__(self, codecs: Mapping[str, FieldCodec], tolerance: float) -> None:
         self.codecs = codecs
+        self.tolerance = tolerance
         self.views = self.rows = 0
         self.error = dict.fromkeys(codecs, 0.0)
         self.largest = dict.fromkeys(codecs, 0.0)
@@ -69,7 +84,7 @@ class TeacherTally:
             name: {
                 "max_abs_error": self.error[name],
                 "codec_bound": codec.max_abs_error(self.largest[name]),
-                "repeat_tolerance": repeat_tolerance(self.largest[name]),
+                "repeat_tolerance": repeat_tolerance(self.largest[name], self.tolerance),
             }
             for name, codec in self.codecs.items()
         }
@@ -106,7 +121,7 @@ def compare_view(record: TargetRecord, answer: PatchLogits, rows: slice, tally: 
     """What is wrong with a stored record; None where it is the teacher's answer within the bound."""
     logits = {name: getattr(answer, name)[rows].cpu().numpy() for name in tally.codecs}
     teacher = TargetRecord(answer.prior_index[rows], answer.weight[rows], **logits)
-    compared = compare_record(record, teacher, tally.codecs)
+    compared = compare_record(record, teacher, tally.codecs, tally.tolerance)
     for name, error in compared.error.items():
         tally.add(name, error, compared.largest[name])
     return compared.problem

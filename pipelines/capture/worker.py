@@ -92,12 +92,9 @@ def _at_work(job: Shared[Job]) -> Iterator[None]:
 def _teacher(job: Shared[Job]) -> FrozenTeacher:
     config, options = job.value.config, job.value.teacher
     register(config)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if job.value.is_own and device == "cuda":
-        # Workers of our own are named 0, 1, 2, ...; those of a running cluster see the device that is theirs.
-        device = f"cuda:{int(get_worker().name) % torch.cuda.device_count()}"
-        torch.cuda.set_device(device)
-    return load_teacher(config, replace(options, device=device))
+    # Workers of our own are named 0, 1, 2, ...; those of a running cluster see the device that is theirs.
+    turn = int(get_worker().name) if job.value.is_own else 0
+    return load_teacher(config, options, turn)
 
 
 def _asked(job: Shared[Job], plan: Plan) -> TeacherViews:

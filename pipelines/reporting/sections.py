@@ -28,10 +28,10 @@ from pipelines.studies.statistics import verdict
 from pipelines.studies.sweep_chart import draw_sweep
 from pipelines.studies.sweep_results import results_table
 from pipelines.training.evaluation import AP_COLUMNS, EVALUATION
+from pipelines.training.run_record import memory_caption, peak_bytes
 
 AP_TITLE = "AP on the validation images, percent"
 LOSSES = "Means of the logging window. The total of a distilled student holds LD and KD, a plain one's does not."
-MEMORY = "Memory of the training process without its loaders, imports included."
 
 
 def group_section(group: Group) -> Section:
@@ -86,6 +86,7 @@ def comparison_section(title: str, compare: dict[str, Any]) -> Section:
         else "Not paired: " + "; ".join(compare["unpaired"]) + "."
     )
     seeds = f"{len(compare['seeds'])} seeds: bars are means, dots the seeds, ± the standard deviation of a run."
+    memory = memory_caption(row["cuda_memory_bytes"] for row in compare["runs"])
     jobs = "" if compare["jobs"] == 1 else f" {compare['jobs']} runs shared the machine: times are not comparable."
     return Section(
         title,
@@ -102,7 +103,7 @@ def comparison_section(title: str, compare: dict[str, Any]) -> Section:
                 draw_differences(compare["differences"], compare["confidence"]),
                 lines=[verdict(difference, name) for difference in compare["differences"] for name in AP_COLUMNS],
             ),
-            Card("Time and memory", MEMORY + jobs, draw_bars(COST_PANELS, bars)),
+            Card("Time and memory", memory + jobs, draw_bars(COST_PANELS, bars)),
         ],
     )
 
@@ -147,13 +148,14 @@ def cost_card(group: Group) -> Card:
             {
                 "step_seconds": [run.record["step_seconds"]],
                 "training_seconds": [run.record["seconds"]],
-                "peak_memory_bytes": [run.record["peak_memory"]["process_bytes"]],
+                "peak_memory_bytes": [peak_bytes(run.record)],
             },
         )
         for run in measured
     ]
     resumed = [group.label(run) for run in measured if run.record["resumed_at"]]
-    caption = MEMORY + (f" Resumed, with the time of the last part only: {', '.join(resumed)}." if resumed else "")
+    memory = memory_caption(run.record["peak_memory"]["cuda_bytes"] for run in measured)
+    caption = memory + (f" Resumed, with the time of the last part only: {', '.join(resumed)}." if resumed else "")
     return Card("Time and memory", caption, draw_bars(COST_PANELS, bars))
 
 

@@ -13,7 +13,7 @@ from pipelines.studies.runs import FIGURE_COLUMNS, Run, run_figures
 from pipelines.studies.statistics import CONFIDENCE, paired, spread, verdict
 from pipelines.training.environment import describe_code
 from pipelines.training.evaluation import AP_COLUMNS, read_evaluation
-from pipelines.training.run_record import read_run_record
+from pipelines.training.run_record import memory_caption, read_run_record
 
 COSTS = ("training_seconds", "step_seconds", "peak_memory_bytes")
 DIFFERENCES = (("cached", "live"), ("cached", "plain"), ("live", "plain"))
@@ -75,8 +75,6 @@ def result_row(run: Run) -> dict[str, Any]:
     assert run_record is not None
     return {
         **run_figures(run, run_record),
-        "loader_memory_bytes": run_record["peak_memory"]["loader_bytes"],
-        "cuda_memory_bytes": run_record["peak_memory"]["cuda_bytes"],
         "checkpoint_bytes": (run.folder / run_record["checkpoint"]).stat().st_size,
         **{key: run_record[key] for key in ("cache", "initial_sha256", "order_sha256", "hardware")},
     }
@@ -105,6 +103,7 @@ def as_markdown(figures: Figures) -> str:
         f"time on {hardware['cpu']}, {hardware['cores']} cores, GPU {hardware['gpu'] or 'none'}. Code {code}, cache "
         f"{figures['cache']['fingerprint'][:12]}.",
         detector_table(figures).markdown(),
+        memory_caption(row["cuda_memory_bytes"] for row in figures["runs"]),
         f"Paired by seed, with the {figures['confidence']:.0%} interval of the mean (Student's t):",
         "\n".join(f"- {verdict(found, name)}" for found in figures["differences"] for name in AP_COLUMNS),
         _seed_table(figures).markdown(),

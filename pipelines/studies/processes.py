@@ -65,7 +65,7 @@ class _Processes:
         self._executor = ThreadPoolExecutor(max_workers=jobs)
         self._environments: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         for slot in range(jobs):
-            self._environments.put(_environment(slot, jobs))
+            self._environments.put(environment_of(slot, jobs))
         self._stop = Event()
         self._working: set[subprocess.Popen[bytes]] = set()
         self._guard = Lock()
@@ -134,15 +134,17 @@ class _Processes:
         return None if run.is_finished else _failure(output, status)
 
 
-def _environment(slot: int, jobs: int) -> dict[str, str]:
+def environment_of(slot: int, jobs: int) -> dict[str, str]:
     """Each job gets its share of the cores, and one GPU in turn where there are any."""
     environment = dict(os.environ)
     if jobs > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // jobs)))
-    if torch.cuda.is_available():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-        devices = visible.split(",")
-        environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        # Of those named, CUDA sees none from the first one on that is not there.
+        devices = visible.split(",")[:count]
+        environment["CUDA_VISIBLE_DEVICES"] = devices[slot % count].strip()
     return environment
 
 

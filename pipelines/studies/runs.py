@@ -22,7 +22,7 @@ from pipelines.base.ready import require_training_images
 from pipelines.training.evaluation import AP_COLUMNS, read_evaluation
 from pipelines.training.kind import kind_of, point_to_cache
 from pipelines.training.match import require_matching_cache
-from pipelines.training.run_record import read_run_record
+from pipelines.training.run_record import peak_bytes, read_run_record
 from pipelines.training.start import require_pretrained
 
 CONFIGS = "configs"
@@ -92,7 +92,9 @@ def run_figures(run: Run, run_record: Mapping[str, Any]) -> dict[str, Any]:
         "step_seconds": run_record["step_seconds"],
         "steps": run_record["steps"],
         "resumed_at": run_record["resumed_at"],
-        "peak_memory_bytes": run_record["peak_memory"]["process_bytes"],
+        "peak_memory_bytes": peak_bytes(run_record),
+        "loader_memory_bytes": run_record["peak_memory"]["loader_bytes"],
+        "cuda_memory_bytes": run_record["peak_memory"]["cuda_bytes"],
         "config_sha256": run_record["config"]["sha256"],
         "code_version": run_record["code"]["version"],
         "commit": run_record["code"]["commit"],

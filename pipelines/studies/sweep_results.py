@@ -13,7 +13,7 @@ from pipelines.studies.sweep import Sweep, describe_settings, shown
 from pipelines.studies.sweep_chart import draw_sweep
 from pipelines.training.environment import describe_code
 from pipelines.training.evaluation import AP_COLUMNS
-from pipelines.training.run_record import read_run_record
+from pipelines.training.run_record import memory_caption, read_run_record
 
 Row = Mapping[str, Any]
 
@@ -89,6 +89,8 @@ def as_markdown(sweep: Sweep, rows: Sequence[Row], wanted: int) -> str:
         "",
         results_table(rows).markdown(),
     ]
+    if rows:
+        lines += ["", memory_caption(row["cuda_memory_bytes"] for row in rows)]
     if any(row["resumed_at"] for row in rows):
         lines += ["", "\\* Resumed: the seconds are those of the last part."]
     return "\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.base.arguments import add_config, add_work_dir, options_of
+from pipelines.base.arguments import add_config, add_tf32, add_work_dir, options_of
 from pipelines.base.config_files import config_of_run
 
 # What a user may allow to differ from the cache all the same; `run.json` says so. Another head cannot read the targets.
@@ -18,12 +18,13 @@ ALLOWABLE = ("views.flip_offset", "preprocessing", "region", "label_sha256", "im
 class RunOptions:
     """What a command line says about a run.
 
-    work_dir: None for the config's. resume: go on from the last checkpoint of the work folder.
+    work_dir, tf32: None for the config's. resume: go on from the last checkpoint of the work folder.
     """
 
     config: str
     work_dir: str | None = None
     resume: bool = False
+    tf32: bool | None = None
     cfg_options: Mapping[str, Any] | None = None
 
 
@@ -44,4 +45,5 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `RunOptions`."""
     add_config(parser, "the config of the run (with --resume and --work-dir: the one in that folder)", required=False)
     add_work_dir(parser, "where logs and checkpoints go (default: the config's work_dir)")
+    add_tf32(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the work folder")

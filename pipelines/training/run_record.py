@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def write_run_record(config: Config, runner: Runner, watch: TrainingWatch) -> No
         "resumed_at": watch.resumed_at,
         "seconds": watch.seconds,
         "step_seconds": watch.step_seconds,
-        "peak_memory": peak_memory(),
+        "peak_memory": peak_memory(watch),
         "checkpoint": last_checkpoint(folder),
         # A resumed training goes on in a log of its own.
         "logs": [str(log.relative_to(folder)) for log in logs if log == own or (watch.resumed_at and log < own)],
@@ -80,6 +80,22 @@ def read_run_record(folder: Path) -> dict[str, Any] | None:
     if found != FORMAT:
         raise ValueError(f"{path}: format is {found!r} but {FORMAT} is read here. Train again with this version")
     return dict(run_record)
+
+
+def peak_bytes(run_record: Mapping[str, Any]) -> int:
+    """What a training has needed of the memory that decides what fits: the GPU's where it had one, else the process's.
+
+    A live teacher is in both.
+    """
+    memory = run_record["peak_memory"]
+    return int(memory["process_bytes"] if memory["cuda_bytes"] is None else memory["cuda_bytes"])
+
+
+def memory_caption(cuda_bytes: Iterable[int | None]) -> str:
+    """Whose memory `peak_bytes` of some trainings is, by what each had of a GPU."""
+    on_gpu = {found is not None for found in cuda_bytes}
+    texts = {True: "of the GPU's tensors", False: "of the training process without its loaders, imports included"}
+    return f"Memory {'; without a GPU '.join(texts[place] for place in (True, False) if place in on_gpu)}."
 
 
 def forget_run_record(folder: Path) -> None:

@@ -36,6 +36,8 @@ def load_run(options: RunOptions) -> Config:
     if options.resume and last_checkpoint(Path(config.work_dir)) is None:
         config.resume = False
         warn(f"{config.work_dir} holds no checkpoint yet: the training starts at its beginning")
+    if options.tf32 is not None:
+        config.tf32 = options.tf32
     _use_launcher(config)
     return config
 
@@ -45,6 +47,12 @@ def _use_launcher(config: Config) -> None:
     if "LOCAL_RANK" not in os.environ:
         return
     config.launcher = "pytorch"
+    processes, devices = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if torch.cuda.is_available() and processes > devices:
+        raise ValueError(
+            f"GPUS={processes} processes, one a GPU, but {devices} GPUs are visible (CUDA_VISIBLE_DEVICES says which). "
+            f"Give GPUS={devices}"
+        )
     if not torch.cuda.is_available():
         # mmengine would choose a CUDA device; it leaves a process group that exists alone.
         torch.distributed.init_process_group("gloo")
@@ -67,6 +75,7 @@ def train(config: Config) -> None:
     runner = ConciseRunner.from_cfg(config)
     forget_run_record(Path(runner.work_dir))
     runner.register_hook(watch)
+    runner.register_hook(watch.gpu_memory)
     runner.train()
     write_run_record(config, runner, watch)
 

@@ -35,6 +35,7 @@ class TrainingWatch(Hook):
     def __init__(self, config: Config) -> None:
         # Before training, when the store is certainly the one that the student reads.
         self.cache = describe_cache(config)
+        self.gpu_memory = GpuMemory()
         self.initial_sha256 = ""
         self.resumed_at = 0
         self.seconds = 0.0
@@ -45,8 +46,6 @@ class TrainingWatch(Hook):
     def before_train(self, runner: Runner) -> None:
         self.resumed_at = runner.iter
         self.initial_sha256 = weights_digest(bare_model(runner).state_dict())
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
         self._started = self._last_step = time.perf_counter()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -73,6 +72,36 @@ class TrainingWatch(Hook):
         return median(self._steps) if self._steps else None
 
 
+class GpuMemory(Hook):
+    """The largest bytes of tensors on the GPU; None where there is none.
+
+    Runs before mmengine's logger, which has torch forget its own peak with every line.
+    """
+
+    priority = "ABOVE_NORMAL"
+
+    def __init__(self) -> None:
+        self.peak: int | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            self.peak = 0
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._look()
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._look()
+
+    def after_train(self, runner: Runner) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        if self.peak is not None:
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated())
+
+
 def bare_model(runner: Runner) -> nn.Module:
     """The model without the wrapper that trains it on several devices."""
     model: nn.Module = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -96,14 +125,14 @@ def describe_cache(config: Config) -> dict[str, Any] | None:
     }
 
 
-def peak_memory() -> dict[str, int | None]:
+def peak_memory(watch: TrainingWatch) -> dict[str, int | None]:
     """Largest resident bytes of this process since its start and of a loader process, and of the GPU's tensors."""
     loaders = [_resident_peak(child.pid) for child in multiprocessing.active_children()]
     ended = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {
         "process_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "loader_bytes": max([ended, *loaders]),
-        "cuda_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "cuda_bytes": watch.gpu_memory.peak,
     }
 
 

@@ -10,9 +10,11 @@ import pytest
 
 from cache.quantize import FieldCodec
 from cache.reader import TargetRecord
-from distill.audit import REPEAT_TOLERANCE, TeacherAudit, compare_record
+from distill.arithmetic import REPEAT_TOLERANCE
+from distill.audit import TeacherAudit, compare_record
 
 STEP = 0.25
+TOLERANCE = REPEAT_TOLERANCE["float32"]
 CODECS = {"cls_logits": FieldCodec("uint8", STEP, -30.0), "box_logits": FieldCodec("float32")}
 
 
@@ -36,14 +38,14 @@ def changed(record: TargetRecord, field: str, place: tuple[int, ...], value: flo
 def test_a_record_within_the_bound_has_no_problem(teacher_record) -> None:
     codec = CODECS["cls_logits"]
     stored = dataclasses.replace(teacher_record, cls_logits=codec.decode(codec.encode(teacher_record.cls_logits)))
-    compared = compare_record(stored, teacher_record, CODECS)
+    compared = compare_record(stored, teacher_record, CODECS, TOLERANCE)
     assert compared.problem is None
     assert 0 < compared.error["cls_logits"] <= STEP / 2 * 1.001
     assert compared.error["box_logits"] == 0
     assert compared.largest["cls_logits"] == np.abs(teacher_record.cls_logits).max()
 
 
-@pytest.mark.parametrize("tolerance", [REPEAT_TOLERANCE, 1e-2])
+@pytest.mark.parametrize("tolerance", REPEAT_TOLERANCE.values())
 def test_the_bound_is_the_codecs_and_the_tolerance(teacher_record, tolerance: float) -> None:
     """float32 is stored without error: the bound is the tolerance times the largest logit, here below 20."""
     largest = float(np.abs(teacher_record.box_logits).max())
@@ -63,7 +65,8 @@ PROBLEMS = [
 
 @pytest.mark.parametrize(("field", "place", "value", "message"), PROBLEMS)
 def test_what_is_wrong_is_named(teacher_record, field, place, value, message) -> None:
-    problem = compare_record(changed(teacher_record, field, place, value), teacher_record, CODECS).problem
+    stored = changed(teacher_record, field, place, value)
+    problem = compare_record(stored, teacher_record, CODECS, TOLERANCE).problem
     assert re.match(message, problem), problem
     if field.endswith("logits"):
         assert f"{getattr(teacher_record, field)[place]:.6g} is the teacher's" in problem

@@ -108,6 +108,19 @@ def test_live_and_cached_runs_have_the_same_losses(project: Project, tmp_path) -
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+@pytest.mark.parametrize(("option", "precision"), [("--tf32", "tf32"), ("--no-tf32", "ieee")])
+def test_a_training_rounds_as_it_is_told(project: Project, tmp_path, option: str, precision: str) -> None:
+    """On a GPU; the config of the run says so, for whoever evaluates or compares it."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        arguments = ["--config", project.config("distill"), "--work-dir", tmp_path, option]
+        assert call(distill, *arguments, "--cfg-options", "train_cfg.max_iters=1") == 0
+        assert torch.backends.cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == precision
+        assert load_config(next(tmp_path.glob("*.py"))).tf32 is (option == "--tf32")
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
 AMP = ("optim_wrapper.type=AmpOptimWrapper", "optim_wrapper.dtype=bfloat16")
 
 

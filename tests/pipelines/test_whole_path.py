@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from cache.quantize import FieldCodec
 from cache.reader import CacheReader
@@ -195,7 +196,7 @@ def test_more_flips_than_were_captured_are_refused(copy: Project, capfd) -> None
     ("options", "message"),
     [
         pytest.param(["--dtype", "bfloat16"], 'numeric.dtype is "float32" in the cache but "bfloat16"', id="dtype"),
-        pytest.param(["--patches-per-batch", 3], "numeric.views_per_batch is 4 in the cache but 12", id="batch"),
+        pytest.param(["--channels-last"], "Continue it with ARGS='--no-channels-last', or", id="channels last"),
         pytest.param(["--cfg-options", "codec=half"], "codec.preset is 'exact' in the cache but 'half'", id="codec"),
         pytest.param(["--cfg-options", "region.topk=5"], "region.topk is 9 in the cache but 5", id="region"),
     ],
@@ -204,6 +205,24 @@ def test_another_capture_is_not_mixed_in(project: Project, capfd, options, messa
     before = contents(project.cache)
     expect_refusal(capfd, call(cache_teacher, "--config", project.config("distill"), "--loaders", 0, *options), message)
     assert contents(project.cache) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "others", "stored", "problem"),
+    [
+        pytest.param("--threads", 2, 1, "numeric.threads is 1 in the cache but 2 here", id="threads"),
+        pytest.param("--patches-per-batch", 3, 1, "numeric.views_per_batch is 4 in the cache but 12 here", id="batch"),
+    ],
+)
+def test_another_machine_is_told_how_to_continue(project: Project, capfd, option, others, stored, problem) -> None:
+    threads = torch.get_num_threads()
+    capture = ("--config", project.config("distill"), "--loaders", 0, option)
+    try:
+        refused = call(cache_teacher, *capture, others)
+        expect_refusal(capfd, refused, f"{problem}. Continue it with ARGS='{option} {stored}', or capture into another")
+        assert call(cache_teacher, *capture, stored) == 0
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_format_of_another_number_is_refused(copy: Project, capfd) -> None:
