@@ -31,7 +31,13 @@ given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$
 # OPS= and CUDA= make the environment, whatever the target; the others are the environment's.
 others := OPS CUDA% OMP_% TORCH_% AWS_% UV_% TRACEBACK MAX_JOBS CXX
 unknown := $(addsuffix =,$(filter-out $(taken) $(others),$(given)))
-$(if $(unknown),$(error make $(goals) has no $(unknown). It takes $(or $(addsuffix =,$(taken)),no variables)))
+# How the others use several GPUs.
+gpus_plan := . A teacher on each of two GPUs: ARGS='--workers 2'; on the second alone: ARGS='--device cuda:1'
+gpus_cache-teacher := $(gpus_plan)
+gpus_sweep := . Two students at a time, each on a GPU of its own: ARGS='--jobs 2'
+gpus_compare := $(gpus_sweep)
+cure := $(if $(filter GPUS=,$(unknown)),$(foreach goal,$(goals),$(gpus_$(goal))))
+$(if $(unknown),$(error make $(goals) has no $(unknown). It takes $(or $(addsuffix =,$(taken)),no variables)$(cure)))
 
 PYTHON := .venv/bin/python
 READY := .venv/.ready
