@@ -16,6 +16,8 @@ takes_cache-teacher := CONFIG DATA_ROOT TEACHER CHECKPOINT CACHE ARGS
 takes_verify-cache := CONFIG DATA_ROOT TEACHER CHECKPOINT CACHE ARGS
 takes_inspect-cache := CONFIG DATA_ROOT CACHE CHECKPOINT WORK_DIR ARGS
 takes_fetch-cache := CACHE ARGS
+takes_caches := CACHE ARGS
+takes_config := CONFIG DATA_ROOT ARGS
 takes_distill := CONFIG DATA_ROOT CACHE WORK_DIR RESUME GPUS ARGS
 takes_sweep := SWEEP CACHE WORK_DIR ARGS
 takes_compare := CONFIG DATA_ROOT TEACHER CHECKPOINT CACHE WORK_DIR ARGS
@@ -58,7 +60,7 @@ train = $(if $(strip $(GPUS)),.venv/bin/torchrun --standalone --nproc-per-node $
 resumed = $(filter-out 0,$(RESUME))
 training = $(call option,--config,$(or $(2),$(if $(and $(resumed),$(WORK_DIR)),,$(1)))) $(data_root) $(call option,--work-dir,$(WORK_DIR)) $(if $(resumed),--resume)
 
-.PHONY: help setup smoke demo data teacher train plan cache-teacher verify-cache inspect-cache fetch-cache distill sweep compare evaluate publish report bench test stress lint format
+.PHONY: help setup smoke demo data teacher train plan cache-teacher verify-cache inspect-cache fetch-cache caches config distill sweep compare evaluate publish report bench test stress lint format
 
 help: ## this list
 	@echo "Usage: make <target> [VARIABLE=value ...]"
@@ -102,6 +104,12 @@ inspect-cache: $(READY) ## CACHE= sizes, rows, values, errors; with CONFIG= pict
 
 fetch-cache: $(READY) ## copy CACHE=s3://... into a folder and verify it: ARGS='--to caches/name.zarr'; resumes
 	$(call run,fetch_cache) --cache $(call quoted,$(or $(CACHE),$(error CACHE= is needed))) $(ARGS)
+
+caches: $(READY) ## list the caches in CACHE= (a folder, default: caches): teacher, classes, size, fingerprint, completeness
+	$(call run,caches) $(call option,--folder,$(CACHE)) $(ARGS)
+
+config: $(READY) ## print CONFIG= as commands read it, and check it without running anything
+	$(call run,config) $(call config,$(DEFAULT)) $(ARGS)
 
 distill: $(READY) ## train the student from the cache
 	$(call train,distill) $(call training,$(DEFAULT),$(CONFIG)) $(call option,--cache,$(CACHE)) $(ARGS)

@@ -47,6 +47,18 @@ class DevkitResult:
         """AP: the mean over thresholds and classes."""
         return float(self.threshold_means.mean())
 
+    @property
+    def present(self) -> np.ndarray:
+        """(C,) whether a class has an object that counts."""
+        return self.num_objects > 0
+
+    @property
+    def present_means(self) -> np.ndarray:
+        """(T,) mean over the classes that have objects; NaN where none has."""
+        return np.asarray(
+            self.ap[:, self.present].mean(axis=1) if self.present.any() else np.full(len(self.ap), np.nan)
+        )
+
     def legacy_cumulative(self) -> np.ndarray:
         """(T,) what the published script prints per threshold (see `legacy_from_true`); its AP is their mean."""
         return legacy_from_true(self.threshold_means, len(self.classes))
@@ -54,6 +66,11 @@ class DevkitResult:
     def summary(self) -> dict[str, float]:
         """AP, AP50, AP55, ... as fractions, in this order."""
         return _summary(self.thresholds, self.threshold_means)
+
+    def present_summary(self) -> dict[str, float]:
+        """The same keys over the classes that have objects; empty where all have, or none."""
+        is_other = 0 < self.present.sum() < len(self.classes)
+        return _summary(self.thresholds, self.present_means) if is_other else {}
 
     def legacy_summary(self) -> dict[str, float]:
         """The same keys with the figures that the published script prints."""
@@ -70,6 +87,7 @@ class DevkitResult:
             "ap": self.ap.tolist(),
             "mean_ap_per_threshold": self.threshold_means.tolist(),
             "AP": self.mean,
+            "present": self.present_summary(),
             "legacy_printed_per_threshold": legacy.tolist(),
             "legacy_AP": float(legacy.mean()),
         }
@@ -220,23 +238,23 @@ def _summary(thresholds: Sequence[float], means: np.ndarray) -> dict[str, float]
     return {"AP": float(means.mean()), **per_threshold}
 
 
-def format_table(result: DevkitResult, legacy_cumulative: bool = False) -> str:
-    """Aligned plain text in percent: AP, AP50, ... AP95 over all classes, then AP50, AP75 and AP of each class.
-
-    `legacy_cumulative` adds the row that the published script would have printed.
-    """
-    summary = result.summary()
-    overall = [["", *summary], ["all classes", *map(_percent, summary.values())]]
-    if legacy_cumulative:
-        overall.append(["as published script", *map(_percent, result.legacy_summary().values())])
-
+def format_table(result: DevkitResult) -> str:
+    """Aligned plain text in percent: AP50, AP75 and AP of each class, and their means."""
     shown = [k for k, t in enumerate(result.thresholds) if _threshold_name(t) in ("AP50", "AP75")]
-    per_class = [["class", "objects", "detections", *(_threshold_name(result.thresholds[k]) for k in shown), "AP"]]
+    rows = [["class", "objects", "detections", *(_threshold_name(result.thresholds[k]) for k in shown), "AP"]]
+
+    def add(name: str, ap: np.ndarray, objects: np.ndarray, detections: np.ndarray) -> None:
+        figures = [*ap[shown], ap.mean()]
+        rows.append([name, str(objects.sum()), str(detections.sum()), *map(_percent, figures)])
+
     for column, name in enumerate(result.classes):
-        counts = [str(result.num_objects[column]), str(result.num_detections[column])]
-        figures = [*(result.ap[k, column] for k in shown), result.ap[:, column].mean()]
-        per_class.append([name, *counts, *map(_percent, figures)])
-    return f"{_align(overall)}\n\n{_align(per_class)}\n"
+        add(name, result.ap[:, column], result.num_objects[column], result.num_detections[column])
+    add(f"mean of {len(result.classes)}", result.threshold_means, result.num_objects, result.num_detections)
+    if 0 < result.present.sum() < len(result.classes):
+        mean = result.present_means
+        counts = result.num_objects[result.present], result.num_detections[result.present]
+        add(f"mean of the {result.present.sum()} with objects", mean, *counts)
+    return f"{_align(rows)}\n"
 
 
 def _percent(fraction: float) -> str:

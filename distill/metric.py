@@ -31,6 +31,9 @@ from distill.polygons import rbox_to_polygon
 class DotaDevkitMetric(BaseMetric):
     """AP, AP50, ... AP95 (fractions) by the DOTA devkit's protocol, after merging patches into images.
 
+    A class without objects counts as 0, as in the devkit. Where there is one, the means over the others are present_AP,
+    present_AP50 and present_AP75.
+
     label_folder: labelTxt of the unsplit images, below `data_root`; with `merge=False`, of the patches. Read at once,
         so that a wrong path stops the run before it has inferred anything.
     image_list: file with the ids to evaluate, one a line; None takes every label file. Other images are passed over.
@@ -108,10 +111,12 @@ class DotaDevkitMetric(BaseMetric):
         self._warn_of_images_not_inferred(inferred)
 
         result = evaluate_detections(detections, self.ground_truth, classes, self.thresholds)
-        MMLogger.get_current_instance().info("\n" + format_table(result, self.legacy_cumulative))
+        MMLogger.get_current_instance().info("\n" + format_table(result))
         if self.out_folder is not None:
             self._write(self.out_folder, detections, result, len(patches), len(inferred))
         metrics = result.summary()
+        present = result.present_summary()
+        metrics |= {f"present_{name}": present[name] for name in ("AP", "AP50", "AP75") if name in present}
         if self.legacy_cumulative:
             metrics |= {f"legacy_{name}": value for name, value in result.legacy_summary().items()}
         return metrics

@@ -34,12 +34,17 @@ def main(arguments: argparse.Namespace) -> None:
         skip_empty=arguments.skip_empty,
         legacy=arguments.legacy,
     )
-    print(json.dumps(figures, indent=2) if arguments.json else one_line(figures))
+    print(json.dumps(figures, indent=2) if arguments.json else as_text(figures))
 
 
-def one_line(figures: dict[str, float]) -> str:
-    """The figures in percent; the table by class is in the log."""
-    return "  ".join(f"{name} {100 * value:.2f}" for name, value in figures.items())
+def as_text(figures: dict[str, float]) -> str:
+    """The figures in percent, a line each for the devkit's or COCO's mean and for others; classes are in the log."""
+    lines = []
+    titles = {"": "", "present_": "classes with objects alone: ", "legacy_": "as the published script: "}
+    for kind, title in titles.items():
+        found = {name.removeprefix(kind): value for name, value in figures.items() if name.startswith(f"{kind}AP")}
+        lines += [title + "  ".join(f"{name} {100 * value:.2f}" for name, value in found.items())] if found else []
+    return "\n".join(lines)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -8,10 +8,12 @@ from typing import Any
 
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
+from torch import nn
 
 from distill.arithmetic import use_tf32
 from distill.checkpoint import use_safe_loading
 from pipelines.base.device import require_operators
+from pipelines.base.model_check import in_one_line, require_fitting_parts
 
 # How mmengine's longest messages begin: environment, whole config, hooks in their order.
 _DUMPS = ("System environment:", "Config:", "Hooks will be executed in the following order")
@@ -28,7 +30,8 @@ class ConciseRunner(Runner):
     """A runner that writes its dumps to the log file alone, unpickles no checkpoint, and reads the config's `tf32`.
 
     Raises:
-        ValueError: mmcv's operators were not built for the model's device.
+        ValueError: a model that cannot be built, or whose parts do not fit together; mmcv's operators were not built
+            for its device.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -36,6 +39,12 @@ class ConciseRunner(Runner):
         super().__init__(*args, **kwargs)
         use_tf32(self.cfg.get("tf32", False))
         require_operators(next(self.model.parameters()).device)
+
+    def build_model(self, model: Any) -> nn.Module:
+        with in_one_line("model"):
+            built: nn.Module = super().build_model(model)
+        require_fitting_parts(built)
+        return built
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
@@ -49,4 +58,6 @@ class ConciseRunner(Runner):
 
 def _worth_the_console(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    return not any(start in message[:200] for start in (*_DUMPS, *_NOTICES))
+    # The command prints what it was asked for.
+    is_result = message.startswith("Iter(test)") and "/AP: " in message
+    return not is_result and not any(start in message[:200] for start in (*_DUMPS, *_NOTICES))

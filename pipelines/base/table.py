@@ -25,7 +25,11 @@ class Table:
         """For `rich.console.Console.print`; `[red]` in a cell is text, not markup."""
         table = rich_table.Table(title=Text(title), title_justify="left")
         for place, column in enumerate(self.columns):
-            table.add_column(Text(column), justify="left" if place < self.labels else "right")
+            is_label = place < self.labels
+            # Words are folded where a terminal is narrow; figures are whole.
+            table.add_column(
+                Text(column), justify="left" if is_label else "right", overflow="fold", no_wrap=not is_label
+            )
         for row in self.rows:
             table.add_row(*(Text(str(cell)) for cell in row))
         return table

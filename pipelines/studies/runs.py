@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmrotate.registry import MODELS
 
 from cache.manifest import first_difference
 from cache.reader import CacheReader
+from pipelines.base.model_check import build_model
 from pipelines.base.ready import require_training_images
 from pipelines.training.evaluation import AP_COLUMNS, read_evaluation
 from pipelines.training.kind import kind_of, point_to_cache
@@ -125,7 +125,7 @@ def require_trainable(run: Run, reader: CacheReader) -> None:
         if kind_of(run.config) == "cached":
             require_matching_cache(run.config, reader)
         require_pretrained(run.config.model)
-        MODELS.build(run.config.model)
+        build_model(run.config.model)
     except (ValueError, TypeError, KeyError, AssertionError) as error:
         raise ValueError(f"{run.name}: {error}") from error
 

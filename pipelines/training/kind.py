@@ -9,6 +9,12 @@ from mmengine.config import Config
 from cache.storage import locate
 
 MODELS = {"cached": "CachedDistiller", "live": "LiveDistiller"}
+WORDS = {
+    "cached": "a student with a cache",
+    "live": "a student with a live teacher",
+    "plain": "a detector without a teacher",
+}
+"""The kinds as messages name them."""
 
 
 def kind_of(config: Config) -> str:

@@ -10,7 +10,7 @@ from cache.store import Store
 from distill.settings import read_config
 from pipelines.base.invocation import make
 from pipelines.base.ready import require_keys, require_teacher, require_training_images, require_writable
-from pipelines.training.kind import kind_of
+from pipelines.training.kind import WORDS, kind_of
 from pipelines.training.options import RunOptions
 
 
@@ -46,5 +46,4 @@ def _require_kind(command: str, kind: str, config: Config, path: str | Path) -> 
         cure = f"It is trained by: {make('train', config=path)}"
     else:
         return
-    names = {"plain": "a detector without a teacher", "live": "a student with a live teacher"}
-    raise ValueError(f"{path} is the config of {names.get(kind, 'a student with a cache')}. {cure}")
+    raise ValueError(f"{path} is the config of {WORDS[kind]}. {cure}")

@@ -17,6 +17,7 @@ from distill.checkpoint import use_safe_loading
 from pipelines.base.command import warn
 from pipelines.base.experiment import load_config
 from pipelines.base.invocation import again
+from pipelines.base.model_check import in_one_line
 from pipelines.base.ready import require_training_images
 from pipelines.base.runner import ConciseRunner
 from pipelines.training.kind import kind_of
@@ -72,7 +73,10 @@ def train(config: Config) -> None:
     if config.get("load_from") is None and not config.resume:
         require_pretrained(config.model)
     watch = TrainingWatch(config)
-    runner = ConciseRunner.from_cfg(config)
+    with in_one_line("this training cannot be built from its config"):
+        runner = ConciseRunner.from_cfg(config)
+        # Here, where an error is the config's: data, sampler and loop.
+        runner.train_loop  # noqa: B018
     forget_run_record(Path(runner.work_dir))
     runner.register_hook(watch)
     runner.register_hook(watch.gpu_memory)

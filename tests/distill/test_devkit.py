@@ -441,19 +441,25 @@ def test_table_and_json() -> None:
     found = {"ship": detections(("P0", 0.9, rectangle(0, 0, 10, 7.8)))}
     result = evaluate_detections(found, truth, ["ship", "harbor"])
     # Printed by the published script: 0.5, 0.5 + 0.5 / 2, ..., which tends to 1, then halves four times.
-    assert format_table(result, legacy_cumulative=True) == (
-        "                        AP   AP50   AP55   AP60   AP65   AP70   AP75   AP80   AP85   AP90  AP95\n"
-        "all classes          30.00  50.00  50.00  50.00  50.00  50.00  50.00   0.00   0.00   0.00  0.00\n"
-        "as published script  59.38  50.00  75.00  87.50  93.75  96.88  98.44  49.22  24.61  12.30  6.15\n"
-        "\n"
-        "class   objects  detections    AP50    AP75     AP\n"
-        "ship          1           1  100.00  100.00  60.00\n"
-        "harbor        1           0    0.00    0.00   0.00\n"
+    assert format_table(result) == (
+        "class      objects  detections    AP50    AP75     AP\n"
+        "ship             1           1  100.00  100.00  60.00\n"
+        "harbor           1           0    0.00    0.00   0.00\n"
+        "mean of 2        2           1   50.00   50.00  30.00\n"
     )
-    assert "published" not in format_table(result)
+    assert result.present_summary() == {}
     assert list(result.summary()) == ["AP", *(f"AP{k}" for k in range(50, 100, 5))]
     assert result.summary()["AP"] == pytest.approx(0.3)
     assert result.legacy_summary()["AP95"] == pytest.approx(0.0615, abs=5e-5)
+    # A class without objects counts as 0, as published; beside it stands the mean over the others.
+    absent = evaluate_detections(found, truth, ["ship", "harbor", "plane"])
+    assert format_table(absent).splitlines()[-2:] == [
+        "mean of 3                         2           1   33.33   33.33  20.00",
+        "mean of the 2 with objects        2           1   50.00   50.00  30.00",
+    ]
+    assert absent.summary()["AP"] == pytest.approx(0.2)
+    assert absent.present_summary()["AP"] == pytest.approx(0.3)
+    assert evaluate_detections({}, {}, ["ship"]).present_summary() == {}
     report = json.loads(json.dumps(result.to_json()))
     assert report["AP"] == pytest.approx(0.3)
     assert report["ap"][5] == pytest.approx([1, 0])

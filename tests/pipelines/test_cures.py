@@ -27,9 +27,8 @@ VALUES = {
     "sweep": "configs/sweep/demo.py",
     "work_dir": "work_dirs/x",
     "resume": "1",
+    "folder": "my caches",
 }
-# Where a command keeps what a variable means.
-DESTINATIONS = {"weights": "checkpoint", "work_dir": ("work_dir", "out"), "sweep": "sweep"}
 
 
 def argv_of(line: str) -> tuple[str, list[str]]:

@@ -40,3 +40,15 @@ def test_csv_comes_back(rows: list[tuple[str, int, None]]) -> None:
     written = Table(("name", "number", "nothing"), rows).csv()
     read = list(csv.reader(io.StringIO(written, newline="")))
     assert read == [["name", "number", "nothing"], *([name, str(number), ""] for name, number, _ in rows)]
+
+
+def test_a_narrow_terminal_cuts_nothing() -> None:
+    changes = "distillation.loss_kd.temperature = 2.0, randomness.seed = 1"
+    table = Table(("run", "changes", "AP50", "training s"), [("warm_and_long", changes, "51.9", "1,234")], labels=2)
+    console = Console(file=io.StringIO(), width=50)
+    console.print(table.terminal("Sweep"))
+    text = console.file.getvalue()
+    assert "…" not in text
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    run, words, ap, seconds = ("".join(column) for column in zip(*cells, strict=True))
+    assert (run, words.replace(" ", ""), ap, seconds) == ("warm_and_long", changes.replace(" ", ""), "51.9", "1,234")
