@@ -6,11 +6,12 @@ A reader asks before it trains, a verification before it looks at blocks.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from cache.commits import checksum_holds, read_chunk
-from cache.layout import DOCUMENTS_CHUNK, ArrayNames, plan_chunk_keys
+from cache.layout import DOCUMENTS_CHUNK, ArrayNames, chunk_keys
 from cache.storage import Location, Place, locate
 from cache.store import Store, require_created
 from cache.trust import MAX_DOCUMENT_BYTES, MAX_PLAN_BYTES, require_object
@@ -29,7 +30,7 @@ class Finding:
 
 
 def document_digest(key: str, keys: Iterable[str], read: Callable[[str], bytes]) -> bytes:
-    """SHA-256 of a metadata document; for an array of `plan/` its chunks follow, each preceded by its key.
+    """SHA-256 of a metadata document; for an array of `plan/` or `codec/` its chunks follow, each preceded by its key.
 
     Args:
         key: of the document.
@@ -37,7 +38,7 @@ def document_digest(key: str, keys: Iterable[str], read: Callable[[str], bytes])
         read: gives an object's bytes.
     """
     digest = hashlib.sha256(read(key))
-    if _is_of_the_plan(key):
+    if _has_chunks(key):
         folder = key.removesuffix("zarr.json") + "c/"
         for chunk in sorted((chunk for chunk in keys if chunk.startswith(folder)), key=lambda chunk: chunk.split("/")):
             digest.update(chunk.encode())
@@ -57,7 +58,7 @@ def stored_document_digest(location: Location, key: str) -> bytes:
         require_object(location, key, MAX_DOCUMENT_BYTES if key.endswith("zarr.json") else MAX_PLAN_BYTES)
         return location.read(key)
 
-    return document_digest(key, location.sizes(key.removesuffix("zarr.json")) if _is_of_the_plan(key) else (), read)
+    return document_digest(key, location.sizes(key.removesuffix("zarr.json")) if _has_chunks(key) else (), read)
 
 
 def verify_documents(place: Place) -> list[Finding]:
@@ -72,7 +73,11 @@ def verify_documents(place: Place) -> list[Finding]:
     require_created(location)
     cure = metadata_cure(location)
     # Not the manifest but the number of digests says which arrays there are: the manifest may be what is damaged.
-    variants = {32 * len(names.documents): names for names in (ArrayNames(False), ArrayNames(True))}
+    variants = {
+        32 * len(names.documents): names
+        for names in itertools.starmap(ArrayNames, itertools.product((False, True), repeat=2))
+    }
+    assert len(variants) == 4, "two kinds of stores have the same number of documents"
     try:
         stored = read_chunk(location, DOCUMENTS_CHUNK, *variants)
     except (ValueError, FileNotFoundError) as error:
@@ -93,13 +98,13 @@ def verify_documents(place: Place) -> list[Finding]:
 
 
 def _chunk_findings(location: Location, document: str) -> Iterator[Finding]:
-    """The chunks that explain a wrong digest of a plan array; none where it is the document itself."""
-    if not _is_of_the_plan(document):
+    """The chunks that explain a wrong digest of an array of plan or codec; none where it is the document itself."""
+    if not _has_chunks(document):
         return
-    name = document.split("/")[1]
-    present = set(location.sizes(f"plan/{name}/c/"))
+    name = document.removesuffix("/zarr.json")
+    present = set(location.sizes(f"{name}/c/"))
     try:
-        expected = set(plan_chunk_keys(name, Store(location).manifest))
+        expected = set(chunk_keys(name, Store(location).manifest))
     except ValueError:
         expected = present  # the root document is damaged as well, and has a finding of its own
     for key in sorted(present | expected):
@@ -111,9 +116,9 @@ def _chunk_findings(location: Location, document: str) -> Iterator[Finding]:
             yield Finding(key, "its checksum fails", metadata_cure(location))
 
 
-def _is_of_the_plan(document: str) -> bool:
-    """Whether a document is that of an array of `plan/`, whose chunks its digest covers as well."""
-    return document.startswith("plan/") and document != "plan/zarr.json"
+def _has_chunks(document: str) -> bool:
+    """Whether a document is that of an array of `plan/` or `codec/`, whose chunks its digest covers as well."""
+    return document.startswith(("plan/", "codec/")) and document.count("/") == 2
 
 
 def metadata_cure(location: Location) -> str:

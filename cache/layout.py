@@ -11,33 +11,43 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from cache.cells import HeadShape
+from cache.codec import stores_cells
 from cache.manifest import Manifest
 from cache.plan import Plan
-from cache.quantize import FieldCodec, codecs_of
 
 # Size and name of a dimension.
 Axis = tuple[int, str]
 
 ROWS_PER_CHUNK = 4096
+CELLS_PER_CHUNK = 2048
 VIEWS_PER_CHUNK = 65536
 # Fill values are poison: rows that were never written must not pass for targets.
 POISON_INDEX = 0xFFFFFFFF
 POISON_OBJECT = -(2**31)
+POISON_CODE = -128
 
-RECORD_FIELDS = ("prior_index", "weight", "cls_logits", "box_logits")
+# A record's fields, by what a row of them is: a stored prior, or a cell with stored priors. The first is its index.
+ROW_FIELDS = ("prior_index", "weight", "cls_logits", "box_logits")
+CELL_FIELDS = ("cell_index", "cell_weight", "coefficients")
 # Optional: what the detection losses need to know of every prior (the manifest's `assignment` lists them).
 ASSIGNED_FIELDS = ("assigned_prior", "assigned_object")
 # The arrays of `plan/`: one entry a patch or a view; those of `PLAN_MATRICES` have two axes, the others one.
-PATCH_ARRAYS = ("patch_id", "image_sha256", "label_sha256", "patch_shape")
-VIEW_ARRAYS = ("view_patch", "view_flip", "level_counts", "block", "row_start", "row_stop")
+PATCH_ARRAYS = ("patch_id", "image_sha256", "label_sha256", "patch_shape", "draw_view")
+VIEW_ARRAYS = ("view_patch", "view_draw", "view_crc32c", "level_counts", "block", "row_start", "row_stop")
 ASSIGNED_VIEW_ARRAYS = ("assigned_start", "assigned_stop")
 PLAN_MATRICES = (*PATCH_ARRAYS, "level_counts")
+# The arrays of `codec/`, where cells are stored.
+CODEC_ARRAYS = ("basis", "offset", "variance")
 # Axes of the arrays with one object a block.
 BLOCK_AXES = {
     "prior_index": 2,
     "weight": 2,
     "cls_logits": 3,
-    "box_logits": 4,
+    "box_logits": 3,
+    "cell_index": 2,
+    "cell_weight": 3,
+    "coefficients": 3,
     "assigned_prior": 2,
     "assigned_object": 2,
     "capture_error": 2,
@@ -61,18 +71,29 @@ ERROR_COLUMNS = (
 )
 
 
+def error_columns(manifest: Manifest) -> tuple[str, ...]:
+    """Columns of `capture_error`; of a store made from one that was not exact, the errors of its source as well."""
+    return (*ERROR_COLUMNS, *(f"source_{column}" for column in ERROR_COLUMNS if "source" in manifest.codec))
+
+
 @dataclass(frozen=True)
 class ArrayNames:
-    """The arrays of a store, with or without the optional ones.
+    """The arrays of a store: rows of priors or of cells, with or without the optional ones.
 
-    record: fields of a record. block: the objects that a commit covers, in this order. plan: without the group's name.
+    record: fields of a record. block: the objects that a commit covers, in this order. plan, codec: without the
+    group's name.
     """
 
+    cells: bool
     assigned: bool
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> ArrayNames:
+        return cls(stores_cells(manifest.codec), manifest.assignment is not None)
 
     @property
     def record(self) -> tuple[str, ...]:
-        return (*RECORD_FIELDS, *(ASSIGNED_FIELDS if self.assigned else ()))
+        return (*(CELL_FIELDS if self.cells else ROW_FIELDS), *(ASSIGNED_FIELDS if self.assigned else ()))
 
     @property
     def block(self) -> tuple[str, ...]:
@@ -83,13 +104,22 @@ class ArrayNames:
         return (*PATCH_ARRAYS, *VIEW_ARRAYS, *(ASSIGNED_VIEW_ARRAYS if self.assigned else ()))
 
     @property
+    def codec(self) -> tuple[str, ...]:
+        return CODEC_ARRAYS if self.cells else ()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return ("plan", "codec") if self.cells else ("plan",)
+
+    @property
     def all(self) -> tuple[str, ...]:
-        return (*(f"plan/{name}" for name in self.plan), *self.block, "committed", "documents")
+        plan, codec = (f"plan/{name}" for name in self.plan), (f"codec/{name}" for name in self.codec)
+        return (*plan, *codec, *self.block, "committed", "documents")
 
     @property
     def documents(self) -> list[str]:
-        """Keys of the objects that `documents` holds digests of: all metadata, and the chunks of the plan."""
-        return sorted(["zarr.json", "plan/zarr.json", *(f"{name}/zarr.json" for name in self.all)])
+        """Keys of the objects that `documents` holds digests of: all metadata, and the chunks of plan and codec."""
+        return sorted(["zarr.json", *(f"{name}/zarr.json" for name in (*self.groups, *self.all))])
 
     def block_keys(self, block: int) -> list[str]:
         """Keys of the objects that a block's commit covers; an array without rows in the block has none."""
@@ -106,11 +136,14 @@ def commit_key(block: int) -> str:
     return object_key("committed", block)
 
 
-def plan_chunk_keys(name: str, manifest: Manifest) -> list[str]:
-    """Keys of the chunks of one array of `plan/`."""
-    count = manifest.plan["num_patches" if name in PATCH_ARRAYS else "num_views"]
-    tail = "/0" if name in PLAN_MATRICES else ""
-    return [f"plan/{name}/c/{chunk}{tail}" for chunk in range(-(-count // VIEWS_PER_CHUNK))]
+def chunk_keys(name: str, manifest: Manifest) -> list[str]:
+    """Keys of the chunks of one array of `plan/` or `codec/`, by its path."""
+    group, _, array = name.partition("/")
+    if group == "codec":
+        return [f"{name}/c/0/0" if array == "basis" else f"{name}/c/0"]
+    count = manifest.plan["num_patches" if array in PATCH_ARRAYS else "num_views"]
+    tail = "/0" if array in PLAN_MATRICES else ""
+    return [f"{name}/c/{chunk}{tail}" for chunk in range(-(-count // VIEWS_PER_CHUNK))]
 
 
 def row_kind(field: str) -> str:
@@ -120,12 +153,12 @@ def row_kind(field: str) -> str:
 
 def rows_in_block(plan: Plan, field: str, block: int) -> int:
     """Planned rows of a field of the record in a block."""
-    return int((plan.assigned_per_block if field in ASSIGNED_FIELDS else plan.rows_per_block)[block])
+    return int(plan.rows_per_block(row_kind(field))[block])
 
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array of the store."""
+    """One array of the store; `row_axis` is where the rows of a block lie, where it has such."""
 
     name: str
     shape: tuple[int, ...]
@@ -135,6 +168,8 @@ class ArraySpec:
     fill_value: float
     shards: tuple[int, ...] | None = None
     byte_shuffle: bool = False
+    row_axis: int = 1
+    level: int = 5
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -144,7 +179,15 @@ class ArraySpec:
     @property
     def row_bytes(self) -> int:
         """Decoded bytes of a row, of an array with one object a block."""
-        return math.prod(self.shape[2:]) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape[1:]) // self.shape[self.row_axis] * np.dtype(self.dtype).itemsize
+
+    def block_shape(self, rows: int) -> tuple[int, ...]:
+        """The shape of so many rows of a block."""
+        return (*self.shape[1 : self.row_axis], rows, *self.shape[self.row_axis + 1 :])
+
+    def rows_of(self, block: int, rows: slice) -> tuple[int | slice, ...]:
+        """The index of some rows of a block."""
+        return (block, *[slice(None)] * (self.row_axis - 1), rows)
 
     @property
     def chunk_bytes(self) -> int:
@@ -154,7 +197,7 @@ class ArraySpec:
     @property
     def chunks_per_object(self) -> int:
         """Chunks of a shard; 1 without shards."""
-        return 1 if self.shards is None else self.shards[1] // self.chunks[1]
+        return 1 if self.shards is None else self.shards[self.row_axis] // self.chunks[self.row_axis]
 
     @property
     def largest_object(self) -> int:
@@ -180,9 +223,9 @@ class ArraySpec:
     def create(self, root: zarr.Group) -> None:
         """Write its metadata document."""
         compressor = (
-            BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=np.dtype(self.dtype).itemsize)
+            BloscCodec(cname="zstd", clevel=self.level, shuffle="shuffle", typesize=np.dtype(self.dtype).itemsize)
             if self.byte_shuffle
-            else ZstdCodec(level=5)
+            else ZstdCodec(level=self.level)
         )
         root.create_array(
             self.name,
@@ -211,6 +254,7 @@ class StoreSizes:
     """
 
     patches: int
+    draws: int
     views: int
     blocks: int
     levels: int
@@ -222,59 +266,87 @@ class StoreSizes:
     def of_plan(cls, plan: Plan) -> StoreSizes:
         return cls(
             patches=len(plan.patch_ids),
+            draws=len(plan.draws),
             views=plan.num_views,
             blocks=plan.num_blocks,
             levels=plan.level_counts.shape[1],
             id_bytes=max(len(patch_id.encode()) for patch_id in plan.patch_ids),
-            rows=int(plan.rows_per_block.max()),
-            assigned_rows=None if plan.assigned_start is None else int(plan.assigned_per_block.max()),
+            rows=int(plan.rows_per_block().max()),
+            assigned_rows=None if plan.assigned_start is None else int(plan.rows_per_block("assigned").max()),
         )
 
 
 def array_specs(sizes: StoreSizes, manifest: Manifest) -> dict[str, ArraySpec]:
     """Every array of a store by name."""
-    head, codecs = manifest.head, codecs_of(manifest.codec)
-    classes = (len(head["classes"]), "class")
-    box = (len(head["box_parameters"]), "parameter"), (head["num_bins"], "bin")
+    names, head = ArrayNames.of(manifest), HeadShape.of(manifest.head)
     specs = [
-        *_plan_specs(sizes),
-        _row_spec(sizes, "prior_index", "uint32", POISON_INDEX, {"long_name": "flat prior index"}),
-        _coded_spec(sizes, "weight", codecs, "region weight"),
-        _coded_spec(sizes, "cls_logits", codecs, "teacher class logits", classes),
-        _coded_spec(sizes, "box_logits", codecs, "teacher box logits", *box),
+        *_plan_specs(sizes, names),
+        *(_cell_specs(sizes, head, manifest.codec) if names.cells else _float_specs(sizes, head, manifest.codec)),
     ]
-    if sizes.assigned_rows is not None:
+    if names.assigned:
         prior = {"long_name": "flat index of a prior that is not negative"}
         matched = {"long_name": "its object; -1: ignored"}
         specs.append(_row_spec(sizes, "assigned_prior", "uint32", POISON_INDEX, prior))
         specs.append(_row_spec(sizes, "assigned_object", "int32", POISON_OBJECT, matched))
-    blocks, columns, nan = sizes.blocks, len(ERROR_COLUMNS), float("nan")
-    documents = (len(ArrayNames(sizes.assigned_rows is not None).documents), 32)
-    errors = ArraySpec("capture_error", (blocks, columns), "float64", (1, columns), ("block", "error"), nan)
+    blocks, columns, nan = sizes.blocks, error_columns(manifest), float("nan")
+    documents = (len(names.documents), 32)
+    errors = ArraySpec("capture_error", (blocks, len(columns)), "float64", (1, len(columns)), ("block", "error"), nan)
     specs += [
-        replace(errors, attributes={"columns": list(ERROR_COLUMNS)}),
+        replace(errors, attributes={"columns": list(columns)}),
         ArraySpec("committed", (blocks, 32), "uint8", (1, 32), ("block", "digest_byte"), 0),
         ArraySpec("documents", documents, "uint8", documents, ("document", "digest_byte"), 0),
     ]
     return {spec.name: spec for spec in specs}
 
 
-def _plan_specs(sizes: StoreSizes) -> Iterator[ArraySpec]:
+def _plan_specs(sizes: StoreSizes, names: ArrayNames) -> Iterator[ArraySpec]:
     """The arrays of `plan/`: one axis of uint32 but for those of this table."""
     special: dict[str, tuple[str, *tuple[Axis, ...]]] = {
         "patch_id": ("uint8", (sizes.id_bytes, "id_byte")),
         "image_sha256": ("uint8", (32, "digest_byte")),
         "label_sha256": ("uint8", (32, "digest_byte")),
         "patch_shape": ("uint32", (2, "height_width")),
-        "view_flip": ("uint8",),
+        "draw_view": ("uint32", (sizes.draws, "draw")),
         "level_counts": ("uint32", (sizes.levels, "level")),
     }
-    for name in ArrayNames(sizes.assigned_rows is not None).plan:
+    for name in names.plan:
         dtype, *tail = special.get(name, ("uint32",))
         count, dimension = (sizes.patches, "patch") if name in PATCH_ARRAYS else (sizes.views, "view")
         shape, labels = _split(tail)
         chunks = (min(count, VIEWS_PER_CHUNK), *shape)
         yield ArraySpec(f"plan/{name}", (count, *shape), dtype, chunks, (dimension, *labels), 0)
+
+
+def _float_specs(sizes: StoreSizes, head: HeadShape, codec: Mapping[str, Any]) -> Iterator[ArraySpec]:
+    """The fields of records whose rows are stored priors."""
+    dtype, nan = codec["dtype"], float("nan")
+    yield _row_spec(sizes, "prior_index", "uint32", POISON_INDEX, {"long_name": "flat prior index"})
+    for name, long_name, *tail in (
+        ("weight", "region weight"),
+        ("cls_logits", "teacher class logits", (head.classes, "class")),
+        ("box_logits", "teacher box logits", (sum(head.bins), "bin")),
+    ):
+        attributes = {"units": "1", "long_name": long_name}
+        yield _row_spec(sizes, name, dtype, nan, attributes, *tail, shuffle=False)
+
+
+def _cell_specs(sizes: StoreSizes, head: HeadShape, codec: Mapping[str, Any]) -> Iterator[ArraySpec]:
+    """The fields of records whose rows are cells, and the arrays of `codec/`.
+
+    Rows come last: a column of codes lies together, and compresses as what it is.
+    """
+    columns, values = codec["columns"], head.priors * head.values
+    for name, shape, dimensions in (
+        ("basis", (columns, values), ("coefficient", "value")),
+        ("offset", (values,), ("value",)),
+        ("variance", (columns,), ("coefficient",)),
+    ):
+        yield ArraySpec(f"codec/{name}", shape, "float32", shape, dimensions, float("nan"))
+    yield _row_spec(sizes, "cell_index", "uint32", POISON_INDEX, {"long_name": "flat cell index"})
+    weight = {"units": "1", "long_name": "region weight of every prior of the cell; 0: not stored"}
+    yield _column_spec(sizes, "cell_weight", "float16", float("nan"), weight, (head.priors, "prior"), shuffle=True)
+    codes = {"units": "1", "long_name": "coefficients of the cell", "scale_factor": codec["step"], "add_offset": 0.0}
+    yield _column_spec(sizes, "coefficients", "int8", POISON_CODE, codes, (columns, "coefficient"), level=1)
 
 
 def _row_spec(
@@ -288,11 +360,8 @@ def _row_spec(
 ) -> ArraySpec:
     """A field of a record: blocks of rows, a shard a block."""
     is_assigned = name in ASSIGNED_FIELDS
-    count = max(1, (sizes.assigned_rows if is_assigned else sizes.rows) or 0)
+    chunk, rows = _chunked((sizes.assigned_rows if is_assigned else sizes.rows) or 0, ROWS_PER_CHUNK)
     shape, labels = _split(tail)
-    # Chunks shrink with small caches, and the last chunk of a shard is whole: rows are a multiple of the chunk.
-    chunk = min(ROWS_PER_CHUNK, count)
-    rows = -(-count // chunk) * chunk
     return ArraySpec(
         name,
         (sizes.blocks, rows, *shape),
@@ -306,17 +375,39 @@ def _row_spec(
     )
 
 
-def _coded_spec(
-    sizes: StoreSizes, name: str, codecs: Mapping[str, FieldCodec], long_name: str, *tail: Axis
+def _column_spec(
+    sizes: StoreSizes,
+    name: str,
+    dtype: str,
+    fill: float,
+    attributes: Mapping[str, Any],
+    column: Axis,
+    *,
+    shuffle: bool = False,
+    level: int = 5,
 ) -> ArraySpec:
-    """A field that a codec stores: as floats, or as codes with CF's attributes."""
-    codec, attributes = codecs[name], {"units": "1", "long_name": long_name}
-    if codec.is_float:
-        return _row_spec(sizes, name, codec.dtype, float("nan"), attributes, *tail, shuffle=False)
-    scale = {"scale_factor": codec.scale_factor, "add_offset": codec.add_offset}
-    # The upper byte of a two-byte code hardly ever changes: shuffled, it costs nothing.
-    wide = codec.dtype == "uint16"
-    return _row_spec(sizes, name, codec.dtype, codec.largest_code, attributes | scale, *tail, shuffle=wide)
+    """The same with the rows, which are cells, on the last axis."""
+    chunk, rows = _chunked(sizes.rows, CELLS_PER_CHUNK)
+    count, label = column
+    return ArraySpec(
+        name,
+        (sizes.blocks, count, rows),
+        dtype,
+        (1, count, chunk),
+        ("block", label, "row"),
+        fill,
+        shards=(1, count, rows),
+        byte_shuffle=shuffle,
+        row_axis=2,
+        level=level,
+        attributes=attributes,
+    )
+
+
+def _chunked(rows: int, most: int) -> tuple[int, int]:
+    """Rows of a chunk and of a shard: chunks shrink with small caches, and the last chunk of a shard is whole."""
+    chunk = min(most, max(1, rows))
+    return chunk, -(-max(1, rows) // chunk) * chunk
 
 
 def _split(tail: Iterable[Axis]) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -326,7 +417,7 @@ def _split(tail: Iterable[Axis]) -> tuple[tuple[int, ...], tuple[str, ...]]:
 def plan_arrays(plan: Plan) -> dict[str, np.ndarray]:
     """The arrays of `plan/` by name."""
     arrays = {"patch_id": encode_ids(plan.patch_ids)}
-    names = ArrayNames(plan.assigned_start is not None).plan
+    names = (*PATCH_ARRAYS, *VIEW_ARRAYS, *(ASSIGNED_VIEW_ARRAYS if plan.assigned_start is not None else ()))
     return arrays | {name: getattr(plan, name) for name in names if name not in arrays}
 
 

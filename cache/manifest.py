@@ -13,7 +13,7 @@ import numpy as np
 
 from cache import __version__
 
-FORMAT = 1
+FORMAT = 2
 
 
 class ManifestMismatch(ValueError):
@@ -61,7 +61,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, attributes: Mapping[str, Any]) -> Manifest:
-        """The manifest of a root group that has every section; attributes that format 1 does not know are ignored."""
+        """The manifest of a root group that has every section; attributes that the format does not know are ignored."""
         return cls(**{section.name: attributes[section.name] for section in fields(cls)})
 
     @cached_property

@@ -7,20 +7,21 @@ threads, so a process forked after that cannot use it (TensorStore would abort i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from cache.cells import CellCodec, HeadShape
+from cache.codec import Codec, subtract_row_max
 from cache.documents import verify_documents
 from cache.layout import ASSIGNED_FIELDS, row_kind
 from cache.plan import Plan
-from cache.quantize import codecs_of
 from cache.storage import Location, Place
 from cache.store import CaptureNeeded, Store
-from cache.view import View, flip_code
+from cache.view import View
 
 # The process that opened TensorStore first, among this one and those that it was forked from.
 _tensorstore_process: int | None = None
@@ -33,7 +34,7 @@ class TargetRecord:
     prior_index: (n,) int64, sorted flat indices of the grid.
     weight: (n,) float32 region weights, above 0.
     cls_logits: (n, C) float32.
-    box_logits: (n, D, K) float32, maximum of each row of bins at 0.
+    box_logits: (n, D, K) float32, or (n, sum of bins) where parameters differ; maximum of each row of bins at 0.
     assigned_prior, assigned_object: (m,) int64, the priors that the detection losses do not take for negative, sorted,
         and their object's place in the ground truth (-1: ignored); None where the cache holds no assignment.
     """
@@ -47,6 +48,74 @@ class TargetRecord:
 
     def __len__(self) -> int:
         return len(self.prior_index)
+
+
+@dataclass(frozen=True)
+class CodedRecord:
+    """The same as it is stored, for those who decode elsewhere: logits, or codes of the cells that hold the priors.
+
+    cls_logits, box_logits: (n, C) and (n, sum of bins) in the dtype of the store; None where it stores cells.
+    coefficients: (J, m) int8 codes of m cells, for `CellCodec.decode`; None where it stores rows.
+    cell_row: (n,) int64 row of each prior among the m x A of the decoded cells.
+    The other fields are those of `TargetRecord`.
+    """
+
+    prior_index: np.ndarray
+    weight: np.ndarray
+    cls_logits: np.ndarray | None = None
+    box_logits: np.ndarray | None = None
+    coefficients: np.ndarray | None = None
+    cell_row: np.ndarray | None = None
+    assigned_prior: np.ndarray | None = None
+    assigned_object: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.prior_index)
+
+    def take(self, prior_index: np.ndarray, weight: np.ndarray) -> CodedRecord:
+        """The record of some of its priors, sorted, with other weights.
+
+        Raises:
+            ValueError: one of them is not stored.
+        """
+        rows = np.searchsorted(self.prior_index, prior_index)
+        is_stored = np.append(self.prior_index, -1)[rows] == prior_index
+        if not is_stored.all():
+            raise ValueError(f"prior {prior_index[~is_stored][0]}")
+        parts = {name: getattr(self, name) for name in ("cls_logits", "box_logits", "cell_row")}
+        return replace(
+            self,
+            prior_index=prior_index,
+            weight=weight,
+            **{name: None if values is None else values[rows] for name, values in parts.items()},
+        )
+
+    def decode(self, codec: Codec, head: HeadShape) -> TargetRecord:
+        """The logits as floats."""
+        cls_logits, box_logits = self.cls_logits, self.box_logits
+        if isinstance(codec, CellCodec):
+            assert self.coefficients is not None
+            logits = codec.decode(self.coefficients).reshape(-1, head.values)[self.cell_row]
+            cls_logits, box_logits = np.split(logits, [head.classes], axis=1)
+        assert cls_logits is not None
+        assert box_logits is not None
+        return TargetRecord(
+            self.prior_index,
+            self.weight,
+            np.ascontiguousarray(cls_logits, dtype=np.float32),
+            subtract_bin_max(box_logits.astype(np.float32), head),
+            self.assigned_prior,
+            self.assigned_object,
+        )
+
+
+def subtract_bin_max(box_logits: np.ndarray, head: HeadShape) -> np.ndarray:
+    """(n, sum of bins) -> the head's `box_shape`; of each parameter with bins the largest is 0."""
+    if len(head.box_shape) == 2:
+        shaped = box_logits.reshape(-1, *head.box_shape)
+        return subtract_row_max(shaped) if head.bins[0] > 1 else shaped
+    groups = [box_logits[:, group] for group in head.box_groups()]
+    return np.concatenate([group if group.shape[1] == 1 else subtract_row_max(group) for group in groups], axis=1)
 
 
 @dataclass(frozen=True)
@@ -79,7 +148,7 @@ class CacheReader:
         self.store = place if isinstance(place, Store) else Store(place)
         self.location, self.manifest = self.store.location, self.store.manifest
         self.path = str(self.location)
-        self._codecs = codecs_of(self.manifest.codec)
+        self.head = HeadShape.of(self.manifest.head)
         self._arrays: dict[str, Any] = {}
         # Blocks that are committed and whose chunks become what they should.
         self._readable: set[int] = set()
@@ -94,6 +163,10 @@ class CacheReader:
     @property
     def plan(self) -> Plan:
         return self.store.plan
+
+    @property
+    def codec(self) -> Codec:
+        return self.store.codec
 
     @cached_property
     def _patch_position(self) -> dict[str, int]:
@@ -117,23 +190,22 @@ class CacheReader:
             problem = f"{len(missing)} of {self.plan.num_blocks} blocks are missing"
             raise CaptureNeeded(f"cache {self.path} is incomplete: {problem}", self.location)
 
-    def find(self, patch_id: str, flip: str) -> StoredView:
-        """A view, and what its patch was when the teacher saw it.
+    def find(self, patch_id: str, draw: int | str) -> StoredView:
+        """A view, by the number or the name of its draw, and what its patch was when the teacher saw it.
 
         Raises:
             ValueError: the cache holds no such view.
         """
-        view, plan = View(patch_id, flip), self.plan
+        plan = self.plan
         patch = self._patch_position.get(patch_id)
-        if patch is not None:
-            start, stop = np.searchsorted(plan.view_patch, [patch, patch + 1])
-            found = np.flatnonzero(plan.view_flip[start:stop] == flip_code(flip))
-            if found.size:
-                height, width = plan.patch_shape[patch].tolist()
-                return StoredView(view, int(start + found[0]), plan.image_sha256[patch].tobytes(), (height, width))
+        number = plan.draws.index(draw) if draw in plan.draws else draw
+        if patch is not None and isinstance(number, int) and 0 <= number < len(plan.draws):
+            index = int(plan.draw_view[patch, number])
+            height, width = plan.patch_shape[patch].tolist()
+            return StoredView(plan.view(index), index, plan.image_sha256[patch].tobytes(), (height, width))
         raise ValueError(
-            f"cache {self.path} holds no view {view} ({len(plan.patch_ids)} patches, flips "
-            f"{', '.join(self.manifest.views['flips'])}). Build a cache of the data that the student trains on"
+            f"cache {self.path} holds no view {View(patch_id, str(draw))} ({len(plan.patch_ids)} patches, draws "
+            f"{', '.join(plan.draws)}). Build a cache of the data that the student trains on"
         )
 
     def require_image(self, stored: StoredView, image_sha256: bytes) -> None:
@@ -148,16 +220,16 @@ class CacheReader:
                 f"in the cache but {image_sha256.hex()[:16]}… on disk. Restore the image, or capture a new cache"
             )
 
-    def read(self, patch_id: str, flip: str) -> TargetRecord:
-        """The record of one view.
+    def read(self, patch_id: str, draw: int | str) -> TargetRecord:
+        """The record of one view; `draw` is a number, or a flip's name where views are flips.
 
         Raises:
             ValueError: no such view, or as `read_found`.
         """
-        return self.read_found(self.find(patch_id, flip))
+        return self.read_found(self.find(patch_id, draw)).decode(self.codec, self.head)
 
-    def read_found(self, found: StoredView) -> TargetRecord:
-        """The record of a view that `find` has found.
+    def read_found(self, found: StoredView) -> CodedRecord:
+        """The record, as it is stored, of a view that `find` has found.
 
         Raises:
             ValueError: a view of a block that was never captured, a damaged record, or a process that was forked from
@@ -169,33 +241,54 @@ class CacheReader:
         _require_tensorstore_process()
         if not self._arrays:
             self._arrays = _open_arrays(self.location, self.store.names.record)
+        stored = self._read_rows(block, found)
+        record = self._cells_of(stored) if self.store.names.cells else self._rows_of(stored)
+        if (np.diff(record.prior_index) <= 0).any() or not (record.weight > 0).all():
+            raise ValueError(f"cache {self.path}, view {found.view}: the record is damaged. Run make verify-cache CACHE={self.path}")
+        return record
+
+    def _read_rows(self, block: int, found: StoredView) -> dict[str, np.ndarray]:
+        """Every field of a view as it lies in the store."""
+        specs = self.store.specs
         rows = {name: self._rows(name, found.index) for name in self._arrays}
         try:
             # All fields at once; a block without rows has no objects to ask.
             futures = {
-                name: array[block, rows[name]].read()
+                name: array[specs[name].rows_of(block, rows[name])].read()
                 for name, array in self._arrays.items()
                 if rows[name].start < rows[name].stop
             }
-            stored = {
+            return {
                 name: futures[name].result()
                 if name in futures
-                else np.empty((0, *array.shape[2:]), dtype=array.dtype.numpy_dtype)
+                else np.empty(specs[name].block_shape(0), dtype=array.dtype.numpy_dtype)
                 for name, array in self._arrays.items()
             }
         except ValueError as error:
             # TensorStore's own text names the object and what is wrong with it.
             reason = self.location.describe_unanswered(error) or f"{error}. Run make verify-cache CACHE={self.path}"
             raise ValueError(f"cache {self.path}, view {found.view}: {reason}") from error
-        prior_index = stored["prior_index"].astype(np.int64)
-        if (np.diff(prior_index) <= 0).any() or not (stored["weight"] > 0).all():
-            raise ValueError(
-                f"cache {self.path}, view {found.view}: the record is damaged. Run make verify-cache CACHE={self.path}"
-            )
-        return TargetRecord(
-            prior_index,
-            **{name: codec.decode(stored[name]) for name, codec in self._codecs.items()},
-            **{name: stored[name].astype(np.int64) for name in ASSIGNED_FIELDS if name in stored},
+
+    def _rows_of(self, stored: Mapping[str, np.ndarray]) -> CodedRecord:
+        return CodedRecord(
+            stored["prior_index"].astype(np.int64),
+            stored["weight"].astype(np.float32),
+            cls_logits=stored["cls_logits"],
+            box_logits=stored["box_logits"],
+            **_assigned_of(stored),
+        )
+
+    def _cells_of(self, stored: Mapping[str, np.ndarray]) -> CodedRecord:
+        weight = stored["cell_weight"].T.ravel()
+        # A weight that is no number is no prior that is not stored: poison must not pass.
+        cell_row = np.flatnonzero(weight != 0)
+        cell, prior = np.divmod(cell_row, self.head.priors)
+        return CodedRecord(
+            stored["cell_index"].astype(np.int64)[cell] * self.head.priors + prior,
+            weight[cell_row].astype(np.float32),
+            coefficients=stored["coefficients"],
+            cell_row=cell_row,
+            **_assigned_of(stored),
         )
 
     def _rows(self, field: str, view_index: int) -> slice:
@@ -211,6 +304,10 @@ class CacheReader:
         if not self.store.is_committed(block):
             raise CaptureNeeded(f"cache {self.path}: block {block} was never captured", self.location)
         self._readable.add(block)
+
+
+def _assigned_of(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: stored[name].astype(np.int64) for name in ASSIGNED_FIELDS if name in stored}
 
 
 def _require_tensorstore_process() -> None:

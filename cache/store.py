@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import zarr
 
+from cache.cells import CellCodec, HeadShape
+from cache.codec import Codec, RowCodec
 from cache.commits import read_commit
 from cache.layout import (
     DOCUMENTS_CHUNK,
     ArrayNames,
     ArraySpec,
+    chunk_keys,
     commit_key,
     decode_ids,
     object_key,
-    plan_chunk_keys,
     rows_in_block,
 )
 from cache.manifest import FORMAT, Manifest, ManifestMismatch
@@ -29,10 +31,12 @@ from cache.trust import (
     require_arrays,
     require_block,
     require_chunks,
+    require_codec,
     require_manifest,
     require_object,
     require_plan,
 )
+from cache.view import draw_names
 
 REQUESTS_AT_ONCE = 16
 
@@ -71,7 +75,7 @@ class Store:
     def __init__(self, place: Place, *, allow_unfinished: bool = False) -> None:
         self.location = locate(place)
         self.manifest: Manifest = _read_manifest(self.location)
-        self.names = ArrayNames(self.manifest.assignment is not None)
+        self.names = ArrayNames.of(self.manifest)
         self._arrays: dict[str, zarr.Array[Any]] = {}
         if not allow_unfinished:
             require_created(self.location)
@@ -105,7 +109,7 @@ class Store:
         Raises:
             ValueError: a chunk is lost or damaged, or the plan points outside its arrays.
         """
-        arrays = {name: self._plan_array(name) for name in self.names.plan}
+        arrays = {name: self._whole_array(f"plan/{name}") for name in self.names.plan}
         try:
             patch_ids = decode_ids(arrays.pop("patch_id"))
         except UnicodeDecodeError as error:
@@ -113,26 +117,41 @@ class Store:
                 f"cache {self.location}: plan/patch_id is not UTF-8 ({error}). "
                 f"Run make verify-cache CACHE={self.location}"
             ) from None
-        plan = Plan(patch_ids=patch_ids, **arrays)
+        plan = Plan(patch_ids=patch_ids, draws=draw_names(self.manifest.views), **arrays)
         require_plan(self.location, plan, self.manifest, self.specs)
         return plan
 
-    def _plan_array(self, name: str) -> np.ndarray:
-        spec, keys = self.specs[f"plan/{name}"], plan_chunk_keys(name, self.manifest)
+    @cached_property
+    def codec(self) -> Codec:
+        """How logits are held.
+
+        Raises:
+            ValueError: an array of `codec/` is lost or damaged, or is not the manifest's.
+        """
+        section = self.manifest.codec
+        if not self.names.cells:
+            return RowCodec(section["dtype"])
+        arrays = {name: self._whole_array(f"codec/{name}") for name in self.names.codec}
+        codec = CellCodec(HeadShape.of(self.manifest.head), section["step"], section["wide_columns"], **arrays)
+        require_codec(self.location, codec, section)
+        return codec
+
+    def _whole_array(self, name: str) -> np.ndarray:
+        """An array of `plan/` or `codec/`, by its path."""
+        spec, keys = self.specs[name], chunk_keys(name, self.manifest)
         for key in keys:
             require_object(self.location, key, spec.largest_object)
         try:
             for key in keys:
                 require_chunks(self.location, key, spec)
             # A lost chunk must raise: read as zeros it would be a plan all the same.
-            return np.asarray(self.array(f"plan/{name}").with_config({"read_missing_chunks": False})[...])
+            return np.asarray(self.array(name).with_config({"read_missing_chunks": False})[...])
         except StorageError:
             raise
         except Exception as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise ValueError(
-                f"cache {self.location}: plan/{name} cannot be read: {reason}. "
-                f"Run make verify-cache CACHE={self.location}"
+                f"cache {self.location}: {name} cannot be read: {reason}. Run make verify-cache CACHE={self.location}"
             ) from error
 
     def require_block(self, block: int, fields: Iterable[str]) -> None:
@@ -197,7 +216,7 @@ def _read_manifest(location: Location) -> Manifest:
         raise ValueError(f"{location} is a Zarr group but not a teacher cache (no `format`). Give another CACHE= path")
     if stored != FORMAT:
         raise ManifestMismatch(
-            f"cache {location}: format is {stored} but this code reads format {FORMAT}. Rebuild the cache"
+            f"cache {location}: format is {stored} but this code reads format {FORMAT}. Capture a new cache"
         )
     if document.get("consolidated_metadata") is not None:
         raise ValueError(

@@ -17,12 +17,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from cache.cells import CellCodec, HeadShape
+from cache.codec import FLOATS, PRESETS
 from cache.layout import ArrayNames, ArraySpec, StoreSizes, array_specs, object_key, row_kind
 from cache.manifest import Manifest, first_difference, shown
 from cache.plan import Plan, require_patch_ids
-from cache.quantize import codecs_of
 from cache.storage import Location
-from cache.view import FLIPS
+from cache.view import FLIPS, draw_names
 
 # A document of this project has a few kB, its manifest about 10.
 MAX_DOCUMENT_BYTES = 2**22
@@ -39,7 +40,7 @@ MAX_SIDE = 2**16
 MAX_HEAD = {"classes": 2**16, "box_parameters": 64, "num_bins": 4096}
 MAX_LEVELS = 64
 MAX_ID_BYTES = 1024
-COUNTS = ("num_patches", "num_views", "num_blocks", "num_rows")
+COUNTS = ("num_patches", "num_views", "num_blocks", "num_priors")
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # Bytes of the longest header of a compressed chunk.
@@ -103,7 +104,7 @@ def require_manifest(location: Location, attributes: Mapping[str, Any]) -> Manif
             _refuse(location, section, value, "an object")
     plan, head = attributes["plan"], attributes["head"]
     for name in COUNTS:
-        _require_count(location, f"plan.{name}", plan.get(name), 0 if name == "num_rows" else 1, 2**63)
+        _require_count(location, f"plan.{name}", plan.get(name), 0 if name == "num_priors" else 1, 2**63)
     for name, larger in (("num_blocks", "num_patches"), ("num_patches", "num_views")):
         _require_count(location, f"plan.{name}", plan[name], 1, plan[larger])
     for name in ("classes", "box_parameters"):
@@ -111,15 +112,12 @@ def require_manifest(location: Location, attributes: Mapping[str, Any]) -> Manif
         if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
             _refuse(location, f"head.{name}", texts, "a list of names")
         _require_count(location, f"number of head.{name}", len(texts), 1, MAX_HEAD[name])
-    _require_count(location, "head.num_bins", head.get("num_bins"), 1, MAX_HEAD["num_bins"])
     flips = attributes["views"].get("flips")
     if not (isinstance(flips, list) and flips and all(flip in FLIPS for flip in flips)):
         _refuse(location, "views.flips", flips, f"a list of {', '.join(FLIPS)}")
-    try:
-        codecs_of(attributes["codec"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _error(location, f"codec in the manifest is unusable ({error})") from None
     _require_grid(location, head)
+    _require_bins(location, head)
+    _require_codec_section(location, attributes["codec"], HeadShape.of(head))
     _require_texts(location, attributes)
     try:
         return Manifest.from_json(attributes)
@@ -148,6 +146,51 @@ def _are_numbers(values: Any, least: float, most: float) -> bool:
     return isinstance(values, list) and all(type(value) in (int, float) and least <= value <= most for value in values)
 
 
+def _require_bins(location: Location, head: Mapping[str, Any]) -> None:
+    """One number of bins for all box parameters, or one for each."""
+    bins = head.get("num_bins")
+    if isinstance(bins, list) and len(bins) != len(head["box_parameters"]):
+        _refuse(location, "head.num_bins", bins, "a number for every box parameter")
+    for number in bins if isinstance(bins, list) else [bins]:
+        _require_count(location, "head.num_bins", number, 1, MAX_HEAD["num_bins"])
+
+
+def _require_codec_section(location: Location, codec: Mapping[str, Any], head: HeadShape) -> None:
+    """What shapes and steps follow from."""
+    if codec.get("preset") not in (*PRESETS, "free"):
+        _refuse(location, "codec.preset", codec.get("preset"), f"one of {', '.join(PRESETS)}, free")
+    if codec.get("stored") == "rows":
+        if codec.get("dtype") not in FLOATS:
+            _refuse(location, "codec.dtype", codec.get("dtype"), f"one of {', '.join(FLOATS)}")
+        return
+    if codec.get("stored") != "cells":
+        _refuse(location, "codec.stored", codec.get("stored"), "rows or cells")
+    if not (_are_numbers([codec.get("step")], 1e-9, 1e9) and _are_numbers([codec.get("kl")], 0, 1e3)):
+        _refuse(location, "codec.step and codec.kl", [codec.get("step"), codec.get("kl")], "two numbers above 0")
+    if not isinstance(codec.get("digest"), str):
+        _refuse(location, "codec.digest", codec.get("digest"), "a text")
+    # Before the matrices that change its basis are made: their sizes are the head's.
+    _require_bytes(location, "the basis of a cell", 8 * (head.priors * head.values) ** 2, MAX_CHUNK_BYTES)
+    _require_count(location, "codec.wide_columns", codec.get("wide_columns"), 0, head.coordinates)
+    columns = head.coordinates + codec["wide_columns"]
+    _require_count(location, "codec.columns", codec.get("columns"), columns, columns)
+
+
+def require_codec(location: Location, codec: CellCodec, section: Mapping[str, Any]) -> None:
+    """Refuse arrays of `codec/` that are not those of the manifest, or hold what is no number.
+
+    Raises:
+        ValueError: naming the array, or both digests.
+    """
+    for name, array in codec.arrays().items():
+        if not np.isfinite(array).all():
+            raise _error(location, f"codec/{name} holds values that are no numbers")
+    if codec.digest != section["digest"]:
+        raise _error(
+            location, f"codec.digest is {section['digest'][:16]} in the manifest but {codec.digest[:16]} in codec/"
+        )
+
+
 def _require_texts(location: Location, attributes: Mapping[str, Any]) -> None:
     """No text of a manifest may steer the terminal or reverse what is read there."""
     for text in (value for level in _levels(attributes) for value in level if isinstance(value, str)):
@@ -166,8 +209,9 @@ def require_arrays(location: Location, manifest: Manifest) -> dict[str, ArraySpe
     Raises:
         ValueError: naming the first document and field that differ, or what would be too large.
     """
-    names = ArrayNames(manifest.assignment is not None)
-    read_document(location, "plan/zarr.json")
+    names = ArrayNames.of(manifest)
+    for group in names.groups:
+        read_document(location, f"{group}/zarr.json")
     documents = {name: read_document(location, f"{name}/zarr.json") for name in names.all}
 
     def second_size(name: str, most: int) -> int:
@@ -179,11 +223,12 @@ def require_arrays(location: Location, manifest: Manifest) -> dict[str, ArraySpe
     specs = array_specs(
         StoreSizes(
             patches=manifest.plan["num_patches"],
+            draws=len(draw_names(manifest.views)),
             views=manifest.plan["num_views"],
             blocks=manifest.plan["num_blocks"],
             levels=second_size("plan/level_counts", MAX_LEVELS),
             id_bytes=second_size("plan/patch_id", MAX_ID_BYTES),
-            rows=second_size("prior_index", 2**32),
+            rows=second_size(names.record[0], 2**32),
             assigned_rows=second_size("assigned_prior", 2**32) if names.assigned else None,
         ),
         manifest,
@@ -244,19 +289,26 @@ def require_plan(location: Location, plan: Plan, manifest: Manifest, specs: Mapp
     counts = manifest.plan
     _require_below(location, "block", plan.block, counts["num_blocks"])
     _require_below(location, "view_patch", plan.view_patch, counts["num_patches"])
-    _require_below(location, "view_flip", plan.view_flip, len(FLIPS))
+    _require_below(location, "view_draw", plan.view_draw, len(plan.draws))
+    _require_below(location, "draw_view", plan.draw_view, counts["num_views"])
     _require_below(location, "patch_shape", plan.patch_shape, MAX_SIDE)
     if (np.diff(plan.view_patch.astype(np.int64)) < 0).any():
         raise _error(location, "plan/view_patch does not rise")
     require_patch_ids(plan.patch_ids, f"cache {location}")
-    fields = ArrayNames("assigned" in plan.row_ranges).record
+    if not np.array_equal(
+        plan.view_patch[plan.draw_view], np.arange(len(plan.patch_ids))[:, None] + 0 * plan.draw_view
+    ):
+        raise _error(location, "plan/draw_view names a view of another patch")
+    names = ArrayNames.of(manifest)
     for kind, (start, stop) in plan.row_ranges.items():
-        _require_ranges(location, kind, start, stop, [specs[name] for name in fields if row_kind(name) == kind])
+        _require_ranges(location, kind, start, stop, [specs[name] for name in names.record if row_kind(name) == kind])
     held = plan.row_stop.astype(np.int64) - plan.row_start
-    wrong = np.flatnonzero(held != plan.rows_per_view)
+    # A cell holds at least one stored prior, and at most all of its own.
+    most = HeadShape.of(manifest.head).priors if names.cells else 1
+    wrong = np.flatnonzero((held > plan.priors_per_view) | (held * most < plan.priors_per_view))
     if wrong.size:
         view = int(wrong[0])
-        rows = f"{held[view]:,} rows but {plan.rows_per_view[view]:,} in level_counts"
+        rows = f"{held[view]:,} rows but {plan.priors_per_view[view]:,} priors in level_counts"
         raise _error(location, f"plan/row_stop: view {plan.view(view)} has {rows}")
     require_shapes(location, specs, array_specs(StoreSizes.of_plan(plan), manifest))
 
@@ -273,7 +325,7 @@ def _require_ranges(location: Location, kind: str, start: np.ndarray, stop: np.n
     if (start > stop).any():
         view = int(np.flatnonzero(start > stop)[0])
         _refuse(location, f"plan/{kind}_stop of view {view}", int(stop[view]), f"at least {start[view]}")
-    _require_below(location, f"{kind}_stop", stop, specs[0].shape[1] + 1)
+    _require_below(location, f"{kind}_stop", stop, specs[0].shape[specs[0].row_axis] + 1)
     largest = int((stop.astype(np.int64) - start).max())
     record_bytes = largest * sum(spec.row_bytes for spec in specs)
     _require_bytes(location, f"a view of {largest:,} rows", record_bytes, MAX_RECORD_BYTES)
@@ -321,7 +373,7 @@ def require_chunks(location: Location, key: str, spec: ArraySpec, rows: int | No
     try:
         places = [(0, HEADER_BYTES)]
         if rows is not None:
-            places = _chunk_places(location, key, spec, -(-rows // spec.chunks[1]))
+            places = _chunk_places(location, key, spec, -(-rows // spec.chunks[spec.row_axis]))
         heads = location.read_ranges(key, [(start, min(HEADER_BYTES, length)) for start, length in places])
     except FileNotFoundError:
         return

@@ -1,33 +1,26 @@
-"""A view: one patch under one flip, the unit of everything the teacher answers."""
+"""A view: one patch and what a draw of the augmentation makes of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-# The order is the on-disk code of a flip (plan/view_flip).
+# The flips that a pipeline can draw, in the order of their draws in a store.
 FLIPS = ("none", "horizontal", "vertical", "diagonal")
 
 
-def flip_code(flip: str) -> int:
-    """The stored code of a flip.
-
-    Raises:
-        ValueError: the name is none of `FLIPS`.
-    """
-    if flip not in FLIPS:
-        raise ValueError(f"flip {flip!r} is unknown; a view is one of {', '.join(FLIPS)}")
-    return FLIPS.index(flip)
+def draw_names(views: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a patch's draws, in the order of their numbers, by a manifest's section `views`."""
+    return tuple(views["flips"])
 
 
 @dataclass(frozen=True, order=True)
 class View:
-    """One patch under one flip."""
+    """One patch and one draw, by its name: a flip's where views are flips."""
 
     patch_id: str
-    flip: str
-
-    def __post_init__(self) -> None:
-        flip_code(self.flip)
+    draw: str
 
     def __str__(self) -> str:
-        return f"{self.patch_id}/{self.flip}"
+        return f"{self.patch_id}/{self.draw}"

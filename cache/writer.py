@@ -13,11 +13,11 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
+from cache.codec import Codec, RowCodec
 from cache.commits import block_digest
 from cache.documents import document_digest
 from cache.layout import (
     DOCUMENTS_CHUNK,
-    ERROR_COLUMNS,
     ArrayNames,
     ArraySpec,
     StoreSizes,
@@ -62,6 +62,7 @@ class CacheWriter:
 
     Args:
         path: a folder, or `s3://bucket/name.zarr`.
+        codec: how logits are held; its part of the manifest describes it.
         part: the share of the blocks that this writer fills; all of them where it is not given.
         locked_elsewhere: another process has made and locked the store and lets this one write some of its blocks.
 
@@ -76,6 +77,7 @@ class CacheWriter:
         path: Place,
         manifest: Manifest,
         plan: Plan,
+        codec: Codec,
         part: Part | None = None,
         *,
         locked_elsewhere: bool = False,
@@ -83,6 +85,7 @@ class CacheWriter:
         self.location = locate(path)
         self.manifest = manifest
         self.plan = plan
+        self.codec = codec
         self.part = part or Part()
         self._specs = array_specs(StoreSizes.of_plan(plan), manifest)
         self._documents = _make_documents(manifest, self._specs)
@@ -107,7 +110,7 @@ class CacheWriter:
         location, blocks = self.location, self.part.blocks(self.plan.num_blocks)
         lock = None
         if not locked_elsewhere and not location.exists():
-            lock = location.create(_new_store(self._documents, self.plan), blocks)
+            lock = location.create(_new_store(self._documents, self.plan, self.codec), blocks)
         if lock is not None:
             self._locks.enter_context(lock)
         store = Store(location, allow_unfinished=True)
@@ -119,7 +122,7 @@ class CacheWriter:
             cure="Give another CACHE= path, or move this cache away.",
         )
         if location.is_remote and not location.has(DOCUMENTS_CHUNK):
-            objects = _new_store(self._documents, self.plan)
+            objects = _new_store(self._documents, self.plan, self.codec)
             location.write({key: data for key, data in objects.items() if key != "zarr.json"})
         require_shapes(location, store.specs, self._specs)
         if lock is None and not locked_elsewhere:
@@ -140,17 +143,18 @@ class CacheWriter:
 
         Args:
             block: index of the block.
-            fields: the stored arrays, rows of the block's views one after the other: prior_index (n,) uint32,
-                weight (n,), cls_logits (n, C) and box_logits (n, D, K) in the dtypes of their codecs; where the
+            fields: the stored arrays, rows of the block's views one after the other, as cache/FORMAT.md has them:
+                of stored priors prior_index (n,) uint32, weight (n,), cls_logits (n, C), box_logits (n, sum of bins);
+                of cells cell_index (n,) uint32, cell_weight (A, n) float16, coefficients (J, n) int8; where the
                 assignment is planned, assigned_prior (m,) uint32 and assigned_object (m,) int32.
-            error: (len(ERROR_COLUMNS),) measured errors.
+            error: measured errors, a value a column of `capture_error`.
 
         Raises:
             ValueError: a field of another length or dtype than planned.
         """
         for name in self.names.record:
             spec, found = self._specs[name], fields[name]
-            wanted = (rows_in_block(self.plan, name, block), *spec.shape[2:])
+            wanted = spec.block_shape(rows_in_block(self.plan, name, block))
             if found.shape != wanted or found.dtype != spec.dtype:
                 raise ValueError(
                     f"block {block}: {name} has shape {found.shape} {found.dtype}, the plan says {wanted} "
@@ -165,12 +169,14 @@ class CacheWriter:
         staged = dict(self._documents)
         root = zarr.open_group(MemoryStore(staged), mode="r+", zarr_format=3, use_consolidated=False)
         for name in self.names.record:
-            if len(fields[name]):
-                _writable(root, name)[block, : len(fields[name])] = fields[name]
-        _writable(root, "capture_error")[block] = np.asarray(error, dtype=np.float64).reshape(len(ERROR_COLUMNS))
+            spec = self._specs[name]
+            rows = fields[name].shape[spec.row_axis - 1]
+            if rows:
+                _writable(root, name)[spec.rows_of(block, slice(rows))] = fields[name]
+        _writable(root, "capture_error")[block] = np.asarray(error, dtype=np.float64)
         keys = self.names.block_keys(block)
         objects = {key: staged.pop(key).to_bytes() for key in keys if key in staged}
-        expected = 1 + sum(len(fields[name]) > 0 for name in self.names.record)
+        expected = 1 + sum(fields[name].size > 0 for name in self.names.record)
         assert len(objects) == expected, f"block {block}: objects missing after the write"
 
         # Left over from a process that was killed in this block.
@@ -205,20 +211,23 @@ def _make_documents(manifest: Manifest, specs: Mapping[str, ArraySpec]) -> dict[
     """All metadata documents by key."""
     staged: dict[str, Buffer] = {}
     root = zarr.create_group(MemoryStore(staged), zarr_format=3, attributes=manifest.to_json())
-    root.create_group("plan")
+    for group in ArrayNames.of(manifest).groups:
+        root.create_group(group)
     for spec in specs.values():
         spec.create(root)
     return staged
 
 
-def _new_store(documents: Mapping[str, Buffer], plan: Plan) -> dict[str, bytes]:
+def _new_store(documents: Mapping[str, Buffer], plan: Plan, codec: Codec) -> dict[str, bytes]:
     """The objects of a store without blocks, in the order in which they are written: `documents` last."""
     staged = dict(documents)
     root = zarr.open_group(MemoryStore(staged), mode="r+", zarr_format=3, use_consolidated=False)
-    for name, values in plan_arrays(plan).items():
-        _writable(root, f"plan/{name}")[...] = values
+    codec_arrays = {} if isinstance(codec, RowCodec) else codec.arrays()
+    for group, arrays in (("plan", plan_arrays(plan)), ("codec", codec_arrays)):
+        for name, values in arrays.items():
+            _writable(root, f"{group}/{name}")[...] = values
     objects = {key: staged[key].to_bytes() for key in sorted(staged)}
-    names = ArrayNames(plan.assigned_start is not None)
+    names = ArrayNames(cells=not isinstance(codec, RowCodec), assigned=plan.assigned_start is not None)
     digests = [document_digest(key, objects, objects.__getitem__) for key in names.documents]
     _writable(root, "documents")[...] = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
     return {**objects, DOCUMENTS_CHUNK: staged[DOCUMENTS_CHUNK].to_bytes()}
