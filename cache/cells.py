@@ -301,7 +301,8 @@ class CellCodec:
     def max_abs_error(self) -> np.ndarray:
         """(P,) most by which a logit of a prior can be off, whose bins have had their mean subtracted."""
         largest: np.ndarray = 0.5 * self.step * np.abs(self.basis[self.wide :]).sum(axis=0) * (1 + 2**-10)
-        return largest.reshape(self.head.priors, -1).max(axis=0)
+        of_priors: np.ndarray = largest.reshape(self.head.priors, -1)
+        return of_priors.max(axis=0)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays of the store's `codec/` group."""

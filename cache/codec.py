@@ -112,4 +112,5 @@ def stores_cells(section: Mapping[str, Any]) -> bool:
 
 def subtract_row_max(logits: np.ndarray) -> np.ndarray:
     """Shift each softmax row so that its largest logit is 0; the softmax is the same."""
-    return logits - logits.max(axis=-1, keepdims=True)
+    shifted: np.ndarray = logits - logits.max(axis=-1, keepdims=True)
+    return shifted

@@ -169,7 +169,7 @@ def make_plan(
             raise ValueError(f"two patches share the id {left.patch_id!r}; ids must be unique")
 
     require_patch_ids([patch.patch_id for patch in patches], "the training set")
-    views = np.asarray([len(patch.level_counts) for patch in patches])
+    views = np.asarray([len(patch.level_counts) for patch in patches], dtype=np.int64)
     level_counts = np.concatenate([patch.level_counts for patch in patches]).astype(np.uint32)
     priors = np.asarray([patch.level_counts.sum(dtype=np.int64) for patch in patches])
     block = np.repeat(_balance(priors, views, views_per_block), views).astype(np.uint32)

@@ -295,9 +295,7 @@ def require_plan(location: Location, plan: Plan, manifest: Manifest, specs: Mapp
     if (np.diff(plan.view_patch.astype(np.int64)) < 0).any():
         raise _error(location, "plan/view_patch does not rise")
     require_patch_ids(plan.patch_ids, f"cache {location}")
-    if not np.array_equal(
-        plan.view_patch[plan.draw_view], np.arange(len(plan.patch_ids))[:, None] + 0 * plan.draw_view
-    ):
+    if (plan.view_patch[plan.draw_view] != np.arange(len(plan.patch_ids))[:, None]).any():
         raise _error(location, "plan/draw_view names a view of another patch")
     names = ArrayNames.of(manifest)
     for kind, (start, stop) in plan.row_ranges.items():
