@@ -101,7 +101,7 @@ def make_store_manifest(plan: Plan) -> Manifest:
 
 def write_block(writer: CacheWriter, block: int, random: np.random.Generator) -> None:
     """Made-up rows for the views of a block."""
-    counts = writer.plan.rows_per_view[writer.plan.views_of_block(block)]
+    counts = writer.plan.priors_per_view[writer.plan.views_of_block(block)]
     total = int(counts.sum())
     logits = {
         "weight": random.uniform(0.05, 1, total),
@@ -128,7 +128,7 @@ def make_readers(folder: Path, plan: Plan, manifest: Manifest) -> dict[str, Read
         }
 
     def through_cache_reader(indices: Sequence[int]) -> list[Record]:
-        records = [cache.read(views[index].patch_id, views[index].flip) for index in indices]
+        records = [cache.read(views[index].patch_id, views[index].draw) for index in indices]
         return [{name: getattr(record, name) for name in RECORD_FIELDS} for record in records]
 
     def through_zarr(arrays: dict[str, Any]) -> Reader:
@@ -194,7 +194,7 @@ def _lmdb_blobs(folder: Path, plan: Plan, path: Path, decoded: Callable[[Record]
         with environment.begin(buffers=True) as transaction:
             blob = numcodecs.zstd.decompress(bytes(transaction.get(str(index).encode())))
         record, offset = {}, 0
-        rows = int(plan.rows_per_view[index])
+        rows = int(plan.priors_per_view[index])
         for name, (dtype, tail) in layouts.items():
             count = rows * int(np.prod(tail, dtype=int))
             record[name] = np.frombuffer(blob, dtype, count, offset).reshape(rows, *tail)
@@ -245,7 +245,7 @@ def measure_opening(folder: Path) -> dict[str, dict[str, float]]:
             began = time.perf_counter()
             reader = CacheReader(path)
             opened = time.perf_counter()
-            reader.read(view.patch_id, view.flip)
+            reader.read(view.patch_id, view.draw)
             times.append((opened - began, time.perf_counter() - opened))
         opening, first = np.median(times, axis=0)
         found[f"{views:,} views"] = {"open": 1e3 * float(opening), "first_record": 1e3 * float(first)}

@@ -133,11 +133,11 @@ def plan_figures(num_patches: int, mean_rows: int) -> dict[str, Any]:
     began = time.perf_counter()
     plan = make_plan(patches, FLIPS)
     seconds = time.perf_counter() - began
-    rows, blocks = plan.rows_per_view, plan.rows_per_block
+    rows, blocks = plan.priors_per_view, plan.priors_per_block
     return {
         "make_plan_seconds": seconds,
         "views": plan.num_views,
-        "rows": plan.num_rows,
+        "rows": plan.num_priors,
         "rows_per_view": {"mean": rows.mean(), **{f"p{p}": np.percentile(rows, p) for p in (5, 50, 90, 99)}},
         "blocks": plan.num_blocks,
         "rows_per_block": {"min": int(blocks.min()), "mean": blocks.mean(), "max": int(blocks.max())},
@@ -166,7 +166,7 @@ def write_store(path: Path, num_patches: int, mean_rows: int, period: int) -> di
         codec={**manifest.codec, **{name: codec.to_json() for name, codec in CODECS.items()}},
         head={**manifest.head, "grid": grid},
     )
-    pool = row_pool(period, int(plan.rows_per_block.max()))
+    pool = row_pool(period, int(plan.priors_per_block.max()))
     began = time.perf_counter()
     writer = CacheWriter(path, manifest, plan)
     layout_seconds = time.perf_counter() - began
@@ -181,8 +181,8 @@ def write_store(path: Path, num_patches: int, mean_rows: int, period: int) -> di
     return {
         "views": plan.num_views,
         "blocks": plan.num_blocks,
-        "rows": plan.num_rows,
-        "code_bytes": plan.num_rows * ROW_CODE_BYTES,
+        "rows": plan.num_priors,
+        "code_bytes": plan.num_priors * ROW_CODE_BYTES,
         "disk_bytes": bytes_on_disk(path),
         "objects": sum(file.is_file() for file in path.rglob("*")),
         "layout_seconds": layout_seconds,
@@ -213,7 +213,7 @@ def block_rows(plan: Plan, block: int, pool: dict[str, np.ndarray], period: int)
     """The rows of a block: another part of the pool for every block, whole cells of priors as in real regions."""
     random = np.random.default_rng([2, block])
     begin = 97 * block % period
-    end = begin + int(plan.rows_per_block[block])
+    end = begin + int(plan.priors_per_block[block])
     index = [view_priors(random, plan.level_counts[view]) for view in plan.views_of_block(block)]
     return {"prior_index": np.concatenate(index), **{name: values[begin:end] for name, values in pool.items()}}
 
@@ -243,7 +243,7 @@ def opening(path: Path) -> dict[str, Any]:
     plan_seconds = time.perf_counter() - began
     view = plan.view(0)
     began = time.perf_counter()
-    reader.read(view.patch_id, view.flip)
+    reader.read(view.patch_id, view.draw)
     return {
         "first_ms": 1e3 * first,
         "again_ms": 1e3 * float(np.median(again)),
@@ -266,15 +266,15 @@ def random_reads(path: Path, count: int, warm: bool) -> dict[str, Any]:
     named = [plan.view(int(view)) for view in views]
     if warm:
         for view in named:
-            reader.read(view.patch_id, view.flip)
+            reader.read(view.patch_id, view.draw)
     else:
         forget(path)
     seconds = []
     for view in named:
         began = time.perf_counter()
-        reader.read(view.patch_id, view.flip)
+        reader.read(view.patch_id, view.draw)
         seconds.append(time.perf_counter() - began)
-    rows = plan.rows_per_view[views]
+    rows = plan.priors_per_view[views]
     return {
         "records": len(named),
         "median_ms": 1e3 * float(np.median(seconds)),

@@ -294,7 +294,7 @@ class CellCodec:
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """(J, n) codes -> (n, A, P) float32 logits; the mean of every group of bins is that of the offset."""
-        values = codes.T.astype(np.float32) @ (np.float32(self.step) * self.basis) + self.offset
+        values: np.ndarray = codes.T.astype(np.float32) @ (np.float32(self.step) * self.basis) + self.offset
         return values.reshape(codes.shape[1], self.head.priors, -1)
 
     @cached_property
@@ -302,7 +302,8 @@ class CellCodec:
         """(P,) most by which a logit of a prior can be off, whose bins have had their mean subtracted."""
         largest: np.ndarray = 0.5 * self.step * np.abs(self.basis[self.wide :]).sum(axis=0) * (1 + 2**-10)
         of_priors: np.ndarray = largest.reshape(self.head.priors, -1)
-        return of_priors.max(axis=0)
+        bound: np.ndarray = of_priors.max(axis=0)
+        return bound
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays of the store's `codec/` group."""
@@ -313,15 +314,47 @@ class CellCodec:
         return {"step": self.step, "wide_columns": self.wide, "columns": self.columns, "digest": self.digest}
 
 
-def gather_cells(prior_index: np.ndarray, priors: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted flat prior indices (m,) -> the cells (n,) that hold them, and each prior's row (m,) among their n x A."""
-    cell_of_prior = prior_index // priors
-    cells, inverse = np.unique(cell_of_prior, return_inverse=True)
-    return cells, inverse * priors + prior_index % priors
+@dataclass(frozen=True, eq=False)
+class CellRows:
+    """Stored priors, view after view, as rows of the cells that hold them.
+
+    cell_index: (n,) int64, flat index of each cell in its view. row: (m,) int64, each prior's place among the n x A of
+    the cells. cells: how many each view has. priors: A.
+    """
+
+    cell_index: np.ndarray
+    row: np.ndarray
+    cells: np.ndarray
+    priors: int
+
+    @classmethod
+    def of(cls, prior_index: np.ndarray, views: np.ndarray, priors: int) -> CellRows:
+        """Of sorted flat prior indices (m,) whose first views[0] are the first view's, and so on."""
+        view = np.repeat(np.arange(len(views)), views)
+        cell, prior = np.divmod(prior_index.astype(np.int64), priors)
+        is_first = np.append(True, (np.diff(cell) != 0) | (np.diff(view) != 0))[: len(cell)]
+        place = np.cumsum(is_first) - 1
+        cells = np.bincount(view[is_first], minlength=len(views))
+        return cls(cell[is_first], place * priors + prior, cells, priors)
+
+    def scatter(self, values: np.ndarray) -> np.ndarray:
+        """(m, ...) values of the priors -> (n, A, ...), zeros where a prior is not stored."""
+        dense = np.zeros((len(self.cell_index) * self.priors, *values.shape[1:]), dtype=values.dtype)
+        dense[self.row] = values
+        return dense.reshape(-1, self.priors, *values.shape[1:])
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """(n, A, ...) values of the cells -> (m, ...) those of the priors."""
+        chosen: np.ndarray = values.reshape(-1, *values.shape[2:])[self.row]
+        return chosen
+
+    @property
+    def is_stored(self) -> np.ndarray:
+        """(n, A)."""
+        return self.scatter(np.ones(len(self.row), dtype=bool))
 
 
-def scatter_rows(values: np.ndarray, rows: np.ndarray, cells: int, priors: int) -> np.ndarray:
-    """(m, ...) values of stored priors -> (n, A, ...), zeros where a prior is not stored."""
-    dense = np.zeros((cells * priors, *values.shape[1:]), dtype=values.dtype)
-    dense[rows] = values
-    return dense.reshape(cells, priors, *values.shape[1:])
+def count_cells(prior_index: np.ndarray, priors: int) -> int:
+    """Cells that hold a view's stored priors (m,), which are sorted."""
+    cell = prior_index // priors
+    return 1 + int(np.count_nonzero(np.diff(cell))) if len(cell) else 0

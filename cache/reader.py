@@ -122,13 +122,14 @@ def subtract_bin_max(box_logits: np.ndarray, head: HeadShape) -> np.ndarray:
 class StoredView:
     """A view that a cache holds.
 
-    index: its position in the plan. image_sha256: of its patch's file. shape: height and width in pixels as the teacher
-    saw it, padding included.
+    index: its position in the plan. image_sha256: of its patch's file. crc32c: of its pixels. shape: height and width
+    in pixels as the teacher saw it, padding included.
     """
 
     view: View
     index: int
     image_sha256: bytes
+    crc32c: int
     shape: tuple[int, int]
 
 
@@ -202,7 +203,8 @@ class CacheReader:
         if patch is not None and isinstance(number, int) and 0 <= number < len(plan.draws):
             index = int(plan.draw_view[patch, number])
             height, width = plan.patch_shape[patch].tolist()
-            return StoredView(plan.view(index), index, plan.image_sha256[patch].tobytes(), (height, width))
+            digest, crc32c = plan.image_sha256[patch].tobytes(), int(plan.view_crc32c[index])
+            return StoredView(plan.view(index), index, digest, crc32c, (height, width))
         raise ValueError(
             f"cache {self.path} holds no view {View(patch_id, str(draw))} ({len(plan.patch_ids)} patches, draws "
             f"{', '.join(plan.draws)}). Build a cache of the data that the student trains on"
@@ -218,6 +220,19 @@ class CacheReader:
             raise ValueError(
                 f"cache {self.path}, patch {stored.view.patch_id}: image_sha256 is {stored.image_sha256.hex()[:16]}… "
                 f"in the cache but {image_sha256.hex()[:16]}… on disk. Restore the image, or capture a new cache"
+            )
+
+    def require_pixels(self, stored: StoredView, crc32c: int) -> None:
+        """Refuse a view whose pixels are not those that the teacher has seen.
+
+        Raises:
+            ValueError: naming view, both checksums and the cure.
+        """
+        if stored.crc32c != crc32c:
+            raise ValueError(
+                f"cache {self.path}, view {stored.view}: CRC-32C of its pixels is {stored.crc32c:08x} in the cache but "
+                f"{crc32c:08x} here: other libraries decode or transform the image. Install the versions of uv.lock "
+                "(make setup), or capture a new cache here"
             )
 
     def read(self, patch_id: str, draw: int | str) -> TargetRecord:

@@ -23,6 +23,7 @@ from cache.layout import (
     StoreSizes,
     array_specs,
     commit_key,
+    error_columns,
     plan_arrays,
     rows_in_block,
 )
@@ -138,7 +139,7 @@ class CacheWriter:
         blocks = self.part.blocks(self.plan.num_blocks)
         return [block for block in self.store.missing_blocks() if block in blocks]
 
-    def write(self, block: int, fields: Mapping[str, np.ndarray], error: np.ndarray) -> int:
+    def write(self, block: int, fields: Mapping[str, np.ndarray], error: Mapping[str, float]) -> int:
         """Write and commit one block; returns the bytes written, 0 where another process has committed it meanwhile.
 
         Args:
@@ -147,7 +148,7 @@ class CacheWriter:
                 of stored priors prior_index (n,) uint32, weight (n,), cls_logits (n, C), box_logits (n, sum of bins);
                 of cells cell_index (n,) uint32, cell_weight (A, n) float16, coefficients (J, n) int8; where the
                 assignment is planned, assigned_prior (m,) uint32 and assigned_object (m,) int32.
-            error: measured errors, a value a column of `capture_error`.
+            error: measured errors by column of `capture_error`.
 
         Raises:
             ValueError: a field of another length or dtype than planned.
@@ -165,7 +166,7 @@ class CacheWriter:
                 return 0
             return self._write(block, fields, error)
 
-    def _write(self, block: int, fields: Mapping[str, np.ndarray], error: np.ndarray) -> int:
+    def _write(self, block: int, fields: Mapping[str, np.ndarray], error: Mapping[str, float]) -> int:
         staged = dict(self._documents)
         root = zarr.open_group(MemoryStore(staged), mode="r+", zarr_format=3, use_consolidated=False)
         for name in self.names.record:
@@ -173,7 +174,8 @@ class CacheWriter:
             rows = fields[name].shape[spec.row_axis - 1]
             if rows:
                 _writable(root, name)[spec.rows_of(block, slice(rows))] = fields[name]
-        _writable(root, "capture_error")[block] = np.asarray(error, dtype=np.float64)
+        columns = error_columns(self.manifest)
+        _writable(root, "capture_error")[block] = np.asarray([error[column] for column in columns], dtype=np.float64)
         keys = self.names.block_keys(block)
         objects = {key: staged.pop(key).to_bytes() for key in keys if key in staged}
         expected = 1 + sum(fields[name].size > 0 for name in self.names.record)

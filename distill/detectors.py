@@ -15,11 +15,10 @@ from mmrotate.registry import MODELS
 from torch import Tensor
 
 from cache.grid import AnchorGrid
-from cache.quantize import subtract_row_max
 from distill.adapter import adapter_of
 from distill.interface import describe_interface, require_same_interface
 from distill.region import sample_region
-from distill.rows import Maps, Rows, Targets
+from distill.rows import Maps, Rows, Targets, subtract_row_max
 from distill.teacher import FrozenTeacher
 
 

@@ -68,3 +68,11 @@ class Targets(Logits):
 
     rows: Rows
     weight: Tensor
+
+
+def subtract_row_max(logits: Tensor) -> Tensor:
+    """Shift each softmax row so that its largest logit is 0; the softmax is the same.
+
+    A row of one logit is a number, and stays.
+    """
+    return logits if logits.shape[-1] == 1 else logits - logits.amax(dim=-1, keepdim=True)

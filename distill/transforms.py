@@ -9,6 +9,7 @@ from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any
 
+import google_crc32c
 import mmcv
 import mmengine.fileio as fileio
 import numpy as np
@@ -19,7 +20,7 @@ from mmengine.structures import BaseDataElement
 from mmrotate.registry import TRANSFORMS
 
 from cache.grid import AnchorGrid, grid_of, padded_shape
-from cache.reader import CacheReader, TargetRecord
+from cache.reader import CacheReader, CodedRecord
 from cache.view import FLIPS
 from distill.errors import ViewsUnknown
 from distill.region import box_region
@@ -124,12 +125,12 @@ class RandomViewFlip(RandomFlip):
 class LoadTeacherTargets(BaseTransform):
     """Add the cached record of the view that this sample has become, after whatever makes the view.
 
-    Adds `record` (a `TargetRecord`). Refuses a patch whose file differs from what the teacher saw.
+    Adds `record` (a `CodedRecord`). Refuses a view whose file or pixels differ from what the teacher saw.
 
     Args:
         cache: path of the store; `make distill` fills it in from the config's `cache`.
         region: rule (see `box_region`) of a student that learns on a part of the stored region; all of it where None.
-        check_image: compare the digest of the image file.
+        check_image: compare the digest of the image file and the checksum of the view's pixels.
         assignment: hand on the planned assignment, which the cache must hold; without, the student assigns by itself.
     """
 
@@ -155,6 +156,7 @@ class LoadTeacherTargets(BaseTransform):
         stored = self._reader.find(patch_id, flip)
         if self.check_image:
             self._reader.require_image(stored, results["img_sha256"])
+            self._reader.require_pixels(stored, pixel_crc32c(results["img"]))
         divisor = self._reader.manifest.preprocessing["pad_size_divisor"]
         found = padded_shape(results["img_shape"], divisor)
         # Another size would move every flat index.
@@ -179,24 +181,17 @@ class LoadTeacherTargets(BaseTransform):
         return results
 
     def _part_of(
-        self, record: TargetRecord, results: dict[str, Any], grid: AnchorGrid, region: Mapping[str, Any]
-    ) -> TargetRecord:
+        self, record: CodedRecord, results: dict[str, Any], grid: AnchorGrid, region: Mapping[str, Any]
+    ) -> CodedRecord:
         """The rows of this student's own region, with its weights."""
         prior_index, weight = box_region(results["gt_bboxes"].tensor.numpy(), grid, **region)
-        rows = np.searchsorted(record.prior_index, prior_index)
-        inside = np.append(record.prior_index, -1)[rows] == prior_index
-        if not inside.all():
+        try:
+            return record.take(prior_index, weight)
+        except ValueError as error:
             raise ValueError(
-                f"cache {self.cache}, patch {results['img_id']}: prior {prior_index[~inside][0]} of the student's "
-                f"region {dict(region)} is not stored. Capture a cache with that region"
-            )
-        return replace(
-            record,
-            prior_index=prior_index,
-            weight=weight,
-            cls_logits=record.cls_logits[rows],
-            box_logits=record.box_logits[rows],
-        )
+                f"cache {self.cache}, patch {results['img_id']}: {error} of the student's region {dict(region)} is not "
+                "stored. Capture a cache with that region"
+            ) from None
 
 
 @TRANSFORMS.register_module()
@@ -211,6 +206,11 @@ class PackDistillInputs(PackDetInputs):
                 **{name: torch.from_numpy(values) for name, values in fields.items()}
             )
         return packed
+
+
+def pixel_crc32c(image: np.ndarray) -> int:
+    """CRC-32C of the pixels (H, W, 3) uint8 of a view, as plans state it."""
+    return int(google_crc32c.value(np.ascontiguousarray(image).tobytes()))
 
 
 def view_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

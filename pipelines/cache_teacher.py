@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from cache.codec import CodecRequest, describe_codec
 from cache.manifest import Manifest
 from cache.plan import Plan
-from cache.quantize import resolve_codec
 from cache.reader import CacheReader
 from cache.storage import Location, locate
 from cache.writer import CacheWriter, Part
@@ -53,10 +53,10 @@ def main(arguments: argparse.Namespace) -> None:
     from pipelines.capture.figures import plan_figures, print_plan, print_probe
     from pipelines.capture.kept import KeptRegions
     from pipelines.capture.planning import plan_views
-    from pipelines.capture.resume import require_room_for, require_same_numeric, stored_codecs
+    from pipelines.capture.resume import require_room_for, require_same_numeric, stored_codec
 
     config = load_config(arguments.config, arguments.cfg_options)
-    requested = resolve_codec(config.codec)
+    request = CodecRequest.of(config.codec)
     path = locate(arguments.cache or config.cache)
     teacher, options = options_of(TeacherOptions, arguments), options_of(CaptureOptions, arguments)
     tell = not arguments.json
@@ -67,18 +67,17 @@ def main(arguments: argparse.Namespace) -> None:
         plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster, kept)
         if tell:
             print_plan(plan_figures(plan, config))
-        codecs = stored_codecs(path, requested)
-        sections, probe = engine.describe(plan, kept, probe=codecs is None)
+        codec = stored_codec(path, request)
+        sections, probe = engine.describe(plan, kept, probe=codec is None)
         require_same_numeric(path, sections)
         if probe is not None:
-            codecs = dict(probe.codecs)
+            codec = probe.codec
             if tell:
                 print_probe(probe, plan)
-        assert codecs is not None
-        codec = {"requested": requested, **{field: codec.to_json() for field, codec in codecs.items()}}
-        manifest = Manifest(**sections, plan=plan.describe(), codec={"preset": requested["preset"], **codec})
-        require_room_for(path, plan, config, codecs, probe)
-        with CacheWriter(path, manifest, plan, arguments.part) as writer:
+        assert codec is not None
+        manifest = Manifest(**sections, plan=plan.describe(), codec=describe_codec(request, codec))
+        require_room_for(path, plan, config, codec, probe)
+        with CacheWriter(path, manifest, plan, codec, arguments.part) as writer:
             started = time.perf_counter()
             written = engine.fill(writer)
             seconds = time.perf_counter() - started
@@ -96,11 +95,11 @@ def capture_figures(path: Location, plan: Plan, written: int, seconds: float, pr
     figures: dict[str, Any] = {
         "cache": str(path),
         "views": plan.num_views,
-        "rows": plan.num_rows,
+        "rows": plan.num_priors,
         "blocks": plan.num_blocks,
         "blocks_missing": missing,
         "bytes": size,
-        "bytes_per_row": size / max(1, plan.num_rows),
+        "bytes_per_row": size / max(1, plan.num_priors),
         "bytes_written": written,
         "seconds": seconds,
     }

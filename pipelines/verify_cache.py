@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from cache.quantize import LOGIT_FIELDS
+
 from cache.reader import CacheReader
 from cache.storage import locate
 from cache.store import Store

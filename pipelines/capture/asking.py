@@ -13,8 +13,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from cache.plan import Plan
-from cache.quantize import subtract_row_max
-from distill.rows import Rows
+from distill.rows import Rows, subtract_row_max
 from distill.teacher import FrozenTeacher
 from pipelines.capture.kept import KeptRegions
 from pipelines.capture.loading import PatchDataset, PatchViews
@@ -26,17 +25,18 @@ MAX_COMPILED_SHAPES = 8
 
 @dataclass(frozen=True)
 class PatchLogits:
-    """The teacher's logits at the region of a patch's views, on the teacher's device; M rows.
+    """The teacher's logits at the region of a patch's F views, on the teacher's device; M rows.
 
     seconds: the teacher's forward pass and the gathering, this patch's share of its batch.
     """
 
     patch: int
     seconds: float
+    priors: np.ndarray  # (F,) rows of each view
     prior_index: np.ndarray  # (M,) uint32
     weight: np.ndarray  # (M,) float32
     cls_logits: Tensor  # (M, C) float32
-    box_logits: Tensor  # (M, D, K) float32, row maximum at 0
+    box_logits: Tensor  # (M, D, K) float32, maximum of each row of bins at 0
     assigned: Sequence[tuple[np.ndarray, np.ndarray]]  # F pairs (m,) priors and objects, or none
 
 
@@ -95,6 +95,7 @@ class TeacherViews:
             PatchLogits(
                 patch=views.patch,
                 seconds=seconds,
+                priors=np.asarray([len(index) for index in views.regions.prior_index]),
                 prior_index=np.concatenate(views.regions.prior_index).astype(np.uint32),
                 weight=np.concatenate(views.regions.weight),
                 cls_logits=cls_logits,

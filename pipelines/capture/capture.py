@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
+from cache.codec import Codec
 from cache.plan import Plan
-from cache.quantize import FieldCodec
 from pipelines.capture.asking import TeacherViews
-from pipelines.capture.encoding import BlockEncoder, BlockTargets
+from pipelines.capture.encoding import BlockEncoder, BlockRows, BlockTargets
 
 
 def capture_blocks(
-    asked: TeacherViews, blocks: Sequence[int], codecs: Mapping[str, FieldCodec]
+    asked: TeacherViews, blocks: Sequence[int], codec: Codec, kl: float | None
 ) -> Iterator[BlockTargets]:
     """The targets of every named block, in order; the next block's images load meanwhile.
 
@@ -20,11 +20,11 @@ def capture_blocks(
     Raises:
         ValueError: a value that the codec cannot hold, naming view, field, value and range.
     """
-    encoder = BlockEncoder(asked.patches, asked.teacher.adapter, codecs)
+    encoder = BlockEncoder(asked.plan, asked.teacher.adapter, codec, kl)
     patches = {block: patches_of(asked.plan, block) for block in blocks}
     answers = asked.logits([batch for block in blocks for batch in asked.batches(patches[block])])
     for block in blocks:
-        yield encoder.encode(block, [next(answers) for _ in patches[block]])
+        yield encoder.encode(block, BlockRows.of([next(answers) for _ in patches[block]]))
 
 
 def patches_of(plan: Plan, block: int) -> list[int]:

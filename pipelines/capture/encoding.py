@@ -1,124 +1,209 @@
-"""The teacher's answers of a block as the writer takes them: refused where a codec cannot hold them, then measured."""
+"""The rows of a block as the writer takes them: refused where their codec cannot hold them, then measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cache.cells import CellCodec, CellRows, HeadShape
+from cache.codec import BLOCK_ALLOWANCE, BOUND_TEMPERATURE, LOGIT_FIELDS, Codec
 from cache.layout import ERROR_COLUMNS
-from cache.quantize import LOGIT_FIELDS, FieldCodec
+from cache.plan import Plan
 from distill.adapter import HeadAdapter
 from pipelines.capture.asking import PatchLogits
-from pipelines.capture.loading import PatchDataset
 from pipelines.capture.measured import measure_box_change, measure_error
 
 # Rows of a block, evenly spaced, whose boxes are compared: rotated IoU costs microseconds a pair on a CPU.
 BOX_CHANGE_ROWS = 65536
+BOUND_COLUMNS = tuple(f"{name}_mean_kl_t{BOUND_TEMPERATURE:g}" for name in ("cls", "box"))
+
+
+@dataclass(frozen=True)
+class BlockRows:
+    """What a teacher says at the stored priors of a block's views, one view after the other; n priors, F views.
+
+    priors: (F,) of each view. prior_index: (n,). weight: (n,) float32. cls_logits: (n, C) and box_logits: (n, D, K), on
+    the teacher's device. assigned: F pairs (m,) priors and objects of the planned assignment, or none.
+    """
+
+    priors: np.ndarray
+    prior_index: np.ndarray
+    weight: np.ndarray
+    cls_logits: Tensor
+    box_logits: Tensor
+    assigned: Sequence[tuple[np.ndarray, np.ndarray]]
+
+    @classmethod
+    def of(cls, answers: Sequence[PatchLogits]) -> BlockRows:
+        return cls(
+            np.concatenate([answer.priors for answer in answers]),
+            np.concatenate([answer.prior_index for answer in answers]),
+            np.concatenate([answer.weight for answer in answers]),
+            torch.cat([answer.cls_logits for answer in answers]),
+            torch.cat([answer.box_logits for answer in answers]),
+            [pair for answer in answers for pair in answer.assigned],
+        )
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """(n, P) all logits of a prior, on the host."""
+        return torch.cat([self.cls_logits, self.box_logits.flatten(1)], dim=1).cpu().numpy()
+
+    def cells(self, head: HeadShape) -> CellRows:
+        return CellRows.of(self.prior_index, self.priors, head.priors)
 
 
 @dataclass(frozen=True)
 class BlockTargets:
-    """The rows of one block as the writer takes them, and their measured errors."""
+    """One block's fields as the writer takes them, and their measured errors by column."""
 
     block: int
     fields: dict[str, np.ndarray]
-    error: np.ndarray
+    error: dict[str, float]
 
 
-@dataclass(frozen=True)
 class BlockEncoder:
-    """Quantises the answers for the patches of a block, and measures what that has done to them."""
+    """Turns rows into the fields of a store, and measures what its codec has done to them.
 
-    patches: PatchDataset
-    adapter: HeadAdapter
-    codecs: Mapping[str, FieldCodec]
+    Args:
+        plan: of the store.
+        adapter: of the teacher's head.
+        codec: of the store.
+        kl: the bound that mean KL(teacher || stored) of a block may exceed by `BLOCK_ALLOWANCE`; None of floats.
+    """
 
-    def encode(self, block: int, answers: Sequence[PatchLogits]) -> BlockTargets:
+    def __init__(self, plan: Plan, adapter: HeadAdapter, codec: Codec, kl: float | None) -> None:
+        self.plan = plan
+        self.adapter = adapter
+        self.codec = codec
+        self.kl = kl
+
+    def encode(self, block: int, rows: BlockRows) -> BlockTargets:
         """One block's fields and errors.
 
         Raises:
-            ValueError: a value that the codec cannot hold, naming view, field, value and range.
+            ValueError: a value that the codec cannot hold, naming view, field, value and range; or a block that it
+                does not hold within the bound.
         """
-        for answer in answers:
-            self._require_storable(answer)
-        self._require_in_range(answers)
-        fields = {
-            "prior_index": np.concatenate([answer.prior_index for answer in answers]),
-            "weight": np.concatenate([answer.weight for answer in answers]).astype(self.codecs["weight"].dtype),
-        }
-        pairs = [pair for answer in answers for pair in answer.assigned]
-        if pairs:
-            fields["assigned_prior"] = np.concatenate([prior for prior, _ in pairs]).astype(np.uint32)
-            fields["assigned_object"] = np.concatenate([matched for _, matched in pairs]).astype(np.int32)
+        self._require_planned(block, rows)
+        fields, decoded = encode_rows(self.codec, rows, f"block {block}")
+        for place, name in enumerate(("assigned_prior", "assigned_object")):
+            if rows.assigned:
+                dtype = np.uint32 if place == 0 else np.int32
+                fields[name] = np.concatenate([pair[place] for pair in rows.assigned]).astype(dtype)
         error = dict.fromkeys(ERROR_COLUMNS, 0.0)
-        logits = {field: torch.cat([getattr(answer, field) for answer in answers]) for field in LOGIT_FIELDS}
-        decoded = {}
-        for field, values in logits.items():
-            codec = self.codecs[field]
-            fields[field] = codec.encode(values).to(getattr(torch, codec.dtype)).cpu().numpy()
-            if len(values) and codec.dtype != "float32":
-                decoded[field] = torch.from_numpy(codec.decode(fields[field])).to(values.device)
-                error |= measure_error(values, decoded[field], field.removesuffix("_logits"))
-        if "box_logits" in decoded:
-            before, after = (self._boxes(answers, values["box_logits"]) for values in (logits, decoded))
+        if decoded is not None and len(rows.weight):
+            error |= measure_rows(rows, decoded)
+            before, after = (self._boxes(block, rows, logits) for logits in (rows.box_logits, decoded[1]))
             error |= measure_box_change(self.adapter, before, after)
-        return BlockTargets(block, fields, np.asarray([error[column] for column in ERROR_COLUMNS]))
+            self._require_bound(block, error)
+        return BlockTargets(block, fields, error)
 
-    def _require_storable(self, answer: PatchLogits) -> None:
-        """Refuse a region that is not the planned one, or weights that their codec would lose."""
-        plan = self.patches.plan
-        rows = int(plan.rows_per_view[plan.view_patch == answer.patch].sum())
-        patch_id = plan.patch_ids[answer.patch]
-        if rows != len(answer.weight):
+    def _require_planned(self, block: int, rows: BlockRows) -> None:
+        """Refuse a region that is not the planned one, and logits that are no numbers."""
+        plan, views = self.plan, self.plan.views_of_block(block)
+        wrong = np.flatnonzero(plan.priors_per_view[views] != rows.priors)
+        if wrong.size:
+            view, found = int(views[wrong[0]]), int(rows.priors[wrong[0]])
             raise ValueError(
-                f"patch {patch_id}: its region has {len(answer.weight)} rows, the plan says {rows}. The labels "
-                "have changed since the plan: start a new cache"
+                f"view {plan.view(view)}: its region has {found} priors, the plan says {plan.priors_per_view[view]}. "
+                "The labels have changed since the plan: start a new cache"
             )
-        require_weights(self.codecs["weight"], answer.weight, f"patch {patch_id}")
-
-    def _require_in_range(self, answers: Sequence[PatchLogits]) -> None:
-        """Refuse a logit that its codec cannot hold within the bound, naming its view."""
-        plan = self.patches.plan
-        places: list[tuple[int, str]] = []
-        bounds: list[Tensor] = []
-        for answer in answers:
-            views = np.flatnonzero(plan.view_patch == answer.patch).tolist()
-            for field in LOGIT_FIELDS:
-                parts = getattr(answer, field).split(plan.rows_per_view[views].tolist())
-                for view, part in zip(views, parts, strict=True):
-                    if part.numel():
-                        places.append((view, field))
-                        bounds += part.aminmax()
-        if not bounds:
+        if not len(rows.weight):
             return
         # One tensor: a device is waited for once a block.
-        for (view, field), (low, high) in zip(places, torch.stack(bounds).view(-1, 2).tolist(), strict=True):
-            self.codecs[field].check_range(low, high, field, f"view {plan.view(view)}")
+        ends = torch.stack([end for field in LOGIT_FIELDS for end in getattr(rows, field).aminmax()]).tolist()
+        for field, low, high in zip(LOGIT_FIELDS, ends[::2], ends[1::2], strict=True):
+            if not np.isfinite([low, high]).all():
+                values = getattr(rows, field).flatten(1)
+                row = int(torch.nonzero(~values.isfinite().all(dim=1))[0])
+                view = int(views[np.searchsorted(np.cumsum(rows.priors), row, side="right")])
+                raise ValueError(
+                    f"view {plan.view(view)}: {field} holds {high if np.isfinite(low) else low}; the teacher's output "
+                    "must be finite"
+                )
+            if not isinstance(self.codec, CellCodec):
+                self.codec.require_range(low, high, field, f"block {block}")
 
-    def _boxes(self, answers: Sequence[PatchLogits], box_logits: Tensor) -> Tensor:
+    def _require_bound(self, block: int, error: dict[str, float]) -> None:
+        """Refuse a block that the step, found on the probe's views, does not hold well enough."""
+        measured = max(error[column] for column in BOUND_COLUMNS)
+        if self.kl is not None and measured > BLOCK_ALLOWANCE * self.kl:
+            raise ValueError(
+                f"block {block}: mean KL(teacher || stored) is {measured:.3g} at T = {BOUND_TEMPERATURE:g} but the "
+                f"codec promises {self.kl:.3g}, and a block may exceed it by {BLOCK_ALLOWANCE - 1:.0%}. Blocks before "
+                "it are kept. Capture into a new cache with a finer codec, such as "
+                f"codec=dict(kl={self.kl**2 / measured:.2g})"
+            )
+
+    def _boxes(self, block: int, rows: BlockRows, box_logits: Tensor) -> Tensor:
         """Expected boxes of at most `BOX_CHANGE_ROWS` rows of a block's box logits."""
         count = len(box_logits)
-        rows = np.linspace(0, count - 1, min(count, BOX_CHANGE_ROWS)).astype(np.int64)
+        chosen = np.linspace(0, count - 1, min(count, BOX_CHANGE_ROWS)).astype(np.int64)
         boxes, start = [], 0
-        for answer in answers:
-            stop = start + len(answer.prior_index)
-            own = rows[(rows >= start) & (rows < stop)]
-            grid = self.patches.views.grid(*self.patches.plan.patch_shape[answer.patch].tolist())
-            prior_index = torch.from_numpy(answer.prior_index[own - start].astype(np.int64))
+        for view, priors in zip(self.plan.views_of_block(block).tolist(), rows.priors.tolist(), strict=True):
+            own = chosen[(chosen >= start) & (chosen < start + priors)]
+            grid = self.adapter.grid(*self.plan.patch_shape[self.plan.view_patch[view]].tolist())
+            prior_index = torch.from_numpy(rows.prior_index[own].astype(np.int64))
             boxes.append(self.adapter.expected_boxes(grid, prior_index, box_logits[own]))
-            start = stop
+            start += priors
         return torch.cat(boxes)
 
 
-def require_weights(codec: FieldCodec, weight: np.ndarray, where: str) -> None:
-    """Refuse weights that the codec would round to 0: a stored prior has a weight above 0."""
-    lost = weight.astype(codec.dtype) == 0
+def encode_rows(
+    codec: Codec, rows: BlockRows, where: str
+) -> tuple[dict[str, np.ndarray], tuple[Tensor, Tensor] | None]:
+    """The fields of rows, and their class and box logits as a reader gets them; None where nothing is lost.
+
+    Raises:
+        ValueError: a weight or a coefficient that the store cannot hold.
+    """
+    cls_logits, box_logits = rows.cls_logits, rows.box_logits
+    device = cls_logits.device
+    if isinstance(codec, CellCodec):
+        require_weights("float16", rows.weight, where)
+        cells = rows.cells(codec.head)
+        codes = codec.encode(cells.scatter(rows.values), cells.is_stored, where)
+        fields = {
+            "cell_index": cells.cell_index.astype(np.uint32),
+            "cell_weight": np.ascontiguousarray(cells.scatter(rows.weight.astype(np.float16)).T),
+            "coefficients": codes,
+        }
+        decoded = torch.from_numpy(cells.gather(codec.decode(codes))).to(device)
+        ours, boxes = decoded[:, : codec.head.classes], decoded[:, codec.head.classes :].view_as(box_logits)
+        if box_logits.shape[-1] > 1:
+            # No loss reads the mean of a group of bins, so none is stored.
+            boxes = boxes + (box_logits.mean(dim=-1, keepdim=True) - boxes.mean(dim=-1, keepdim=True))
+        return fields, (ours, boxes)
+    require_weights(codec.dtype, rows.weight, where)
+    dtype = getattr(torch, codec.dtype)
+    stored = cls_logits.to(dtype), box_logits.to(dtype)
+    fields = {
+        "prior_index": rows.prior_index.astype(np.uint32),
+        "weight": rows.weight.astype(codec.dtype),
+        "cls_logits": stored[0].cpu().numpy(),
+        "box_logits": stored[1].flatten(1).cpu().numpy(),
+    }
+    return fields, None if dtype == torch.float32 else (stored[0].float(), stored[1].float())
+
+
+def measure_rows(rows: BlockRows, decoded: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """The errors of class and box logits by column."""
+    named = zip(("cls", "box"), (rows.cls_logits, rows.box_logits), decoded, strict=True)
+    return {
+        column: value for name, ours, theirs in named for column, value in measure_error(ours, theirs, name).items()
+    }
+
+
+def require_weights(dtype: str, weight: np.ndarray, where: str) -> None:
+    """Refuse weights that a dtype would round to 0: a stored prior has a weight above 0."""
+    lost = weight.astype(dtype) == 0
     if lost.any():
         raise ValueError(
-            f"{where}: weight {weight[lost][0]:.3g} is 0 in {codec.dtype}. Capture into a new cache with codec "
-            "'exact', or codec=dict(weight='float32')"
+            f"{where}: weight {weight[lost][0]:.3g} is 0 in {dtype}. Capture into a new cache with codec 'exact'"
         )

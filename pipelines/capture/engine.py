@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
+from cache.codec import CodecRequest
 from cache.plan import Plan
 from cache.writer import CacheWriter
 from pipelines.base.command import available_cores, warn
@@ -62,13 +63,14 @@ class InProcess:
     def describe(self, plan: Plan, kept: KeptRegions | None, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:
         self.asked = TeacherViews(self.config, plan, self.teacher, self.options, kept)
         sections = describe_capture(self.config, self.asked)
-        return sections, run_probe(self.asked, self.config.codec, sections) if probe else None
+        return sections, run_probe(self.asked, CodecRequest.of(self.config.codec), sections) if probe else None
 
     def fill(self, writer: CacheWriter) -> int:
         written = 0
         with ThreadPoolExecutor(max_workers=1) as executor, _progress(writer) as advance:
             pending = None
-            for targets in capture_blocks(self.asked, writer.missing_blocks(), worker.codecs_in(writer)):
+            kl = writer.manifest.codec["kl"]
+            for targets in capture_blocks(self.asked, writer.missing_blocks(), writer.codec, kl):
                 if pending is not None:
                     written += pending.result()
                 pending = executor.submit(writer.write, targets.block, targets.fields, targets.error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,46 +11,51 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
+from cache.cells import CellCodec
+from cache.codec import PRESETS, Codec, RowCodec
 from cache.plan import Plan
-from cache.quantize import FLOATS, PRESETS, FieldCodec
-from cache.view import FLIPS
 from pipelines.base.experiment import build_adapter
+from pipelines.capture.encoding import BOUND_COLUMNS
 from pipelines.capture.probe import Probe
 
-# A step's codes take two bytes where their range needs it.
-WIDEST_CODE = FieldCodec("uint16")
+# Bytes of a stored prior, everything counted, of teachers with 256 channels; and priors of a cell (docs/benchmarks.md).
+TYPICAL_BYTES = {"default": 25.0, "small": 10.0}
+PRIORS_PER_CELL = 5.9
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 
 
 def plan_figures(plan: Plan, config: Config) -> dict[str, Any]:
-    """Counts, row statistics and the upper bound of the cache's size, for people and for `--json`."""
-    rows = plan.rows_per_view
-    widest = {
-        preset: {field: FieldCodec(kind) if kind in FLOATS else WIDEST_CODE for field, kind in fields.items()}
-        for preset, fields in PRESETS.items()
-    }
+    """Counts, row statistics and the size by codec, for people and for `--json`."""
+    rows = plan.priors_per_view
     return {
         "patches": len(plan.patch_ids),
         "views": plan.num_views,
-        "flips": [FLIPS[code] for code in sorted(set(plan.view_flip.tolist()))],
+        "flips": list(plan.draws),
         "blocks": plan.num_blocks,
-        "rows": plan.num_rows,
+        "rows": plan.num_priors,
         "rows_per_view": {
             "mean": float(rows.mean()),
             **{f"p{percentile}": float(np.percentile(rows, percentile)) for percentile in PERCENTILES},
             "max": int(rows.max()),
         },
         "rows_per_view_and_level": [float(mean) for mean in plan.level_counts.mean(axis=0)],
-        "rows_per_block": {"min": int(plan.rows_per_block.min()), "max": int(plan.rows_per_block.max())},
-        "upper_bound_bytes": {preset: plan.num_rows * row_bytes(codecs, config) for preset, codecs in widest.items()},
+        "rows_per_block": {"min": int(plan.priors_per_block.min()), "max": int(plan.priors_per_block.max())},
+        "bytes_by_preset": {preset: round(plan.num_priors * size) for preset, size in preset_bytes(config).items()},
     }
 
 
-def row_bytes(codecs: Mapping[str, FieldCodec], config: Config) -> int:
-    """Bytes of one row before compression: index, weight, class logits, box logits."""
-    sizes = {field: np.dtype(codec.dtype).itemsize for field, codec in codecs.items()}
-    box = int(np.prod(build_adapter(config).box_shape))
-    return 4 + sizes["weight"] + len(config.classes) * sizes["cls_logits"] + box * sizes["box_logits"]
+def row_bytes(codec: Codec, config: Config) -> float:
+    """Bytes of one stored prior before compression: index, weight, class logits, box logits; of a cell its share."""
+    if isinstance(codec, CellCodec):
+        return (4 + 2 * codec.head.priors + codec.columns) / PRIORS_PER_CELL
+    values = len(config.classes) + math.prod(build_adapter(config).box_shape)
+    return 4 + np.dtype(codec.dtype).itemsize * (1 + values)
+
+
+def preset_bytes(config: Config) -> dict[str, float]:
+    """Bytes of one stored prior by preset: of floats before compression, of cells as measured on trained teachers."""
+    floats = {preset: row_bytes(RowCodec(dtype), config) for preset, dtype in PRESETS.items() if isinstance(dtype, str)}
+    return {**floats, **TYPICAL_BYTES}
 
 
 def print_plan(figures: Mapping[str, Any]) -> None:
@@ -67,21 +73,24 @@ def print_plan(figures: Mapping[str, Any]) -> None:
         "blocks (rows: smallest / largest)",
         f"{figures['blocks']} ({figures['rows_per_block']['min']:,} / {figures['rows_per_block']['max']:,})",
     )
-    for preset, size in figures["upper_bound_bytes"].items():
-        table.add_row(f"upper bound, codec {preset}", f"{size / 1e6:,.1f} MB before compression")
+    for preset, size in figures["bytes_by_preset"].items():
+        basis = "typical; a probe (CHECKPOINT=) tells" if preset in TYPICAL_BYTES else "before compression"
+        table.add_row(f"codec {preset}", f"{size / 1e6:,.1f} MB, {basis}")
     Console().print(table)
 
 
 def print_probe(probe: Probe, plan: Plan) -> None:
     """What the probe saw, as a table."""
     table = Table(title=f"Probe: {probe.views} views, {probe.rows:,} rows", show_header=False, title_justify="left")
-    for field, seen in probe.ranges.items():
-        codec = probe.codecs[field]
-        stored = codec.dtype if codec.is_float else f"{codec.dtype}, step {codec.scale_factor:g}"
+    for field, (low, high) in probe.ranges.items():
+        table.add_row(field.replace("_", " "), f"{low:.2f} to {high:.2f}")
+    if isinstance(probe.codec, CellCodec):
+        divergence = max(probe.error[column] for column in BOUND_COLUMNS)
         table.add_row(
-            field.replace("_", " "),
-            f"{seen.low:.2f} to {seen.high:.2f}, stored as {stored}, room from {codec.low:.4g} to {codec.high:.4g}",
+            "cells", f"{probe.codec.columns} columns, step {probe.codec.step:.4g}: mean KL {divergence:.2g} at T = 5"
         )
+    else:
+        table.add_row("rows", probe.codec.dtype)
     table.add_row("predicted size", f"{probe.bytes / 1e6:,.1f} MB, {probe.bytes_per_row:.1f} bytes a row")
     table.add_row(
         "predicted time of the capture", f"{probe.seconds:,.0f} s, {probe.seconds / plan.num_views:.3g} s a view"

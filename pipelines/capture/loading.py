@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cache.plan import Plan
-from cache.view import FLIPS
 from pipelines.capture.kept import KeptRegions, PatchRegions
 from pipelines.capture.views import TrainingViews
 
@@ -29,10 +28,9 @@ class PatchDataset(Dataset[PatchViews]):
     """The patches of a plan, by their position in it; `kept` are regions that planning has found."""
 
     def __init__(self, config: Config, plan: Plan, kept: KeptRegions | None = None) -> None:
-        self.views = TrainingViews(config, pixels=True)
+        self.views = TrainingViews(config)
         self.plan = plan
         self.kept = kept
-        self.flips = [FLIPS[code] for code in sorted(set(plan.view_flip.tolist()))]
 
     def __len__(self) -> int:
         return len(self.plan.patch_ids)
@@ -40,13 +38,15 @@ class PatchDataset(Dataset[PatchViews]):
     def __getitem__(self, patch: int) -> PatchViews:
         patch_id = self.plan.patch_ids[patch]
         planned = tuple(self.plan.patch_shape[patch].tolist())
-        samples = [self.views.sample(patch_id, flip) for flip in self.flips]
-        for sample in samples:
-            shape = sample.grid.height, sample.grid.width
-            if shape != planned:
+        samples = self.views.samples(patch_id)
+        for index, sample in zip(self.plan.views_of_patch(patch).tolist(), samples, strict=True):
+            shape, crc32c = (sample.grid.height, sample.grid.width), sample.crc32c
+            if shape != planned or crc32c != self.plan.view_crc32c[index]:
                 raise ValueError(
-                    f"image {self.views.info(patch_id)['img_path']}: decoded shape is {shape} with padding but its "
-                    f"header says {planned}"
+                    f"view {self.plan.view(index)}: {shape} pixels with padding of CRC-32C {crc32c:08x}, planned were "
+                    f"{planned} of {self.plan.view_crc32c[index]:08x}. The image "
+                    f"{self.views.info(patch_id)['img_path']} or the libraries that decode it have changed since the "
+                    "plan: start a new cache"
                 )
         regions = None if self.kept is None else self.kept.find(patch_id)
         images = torch.stack([sample.image for sample in samples])

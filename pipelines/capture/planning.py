@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import batched
-from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
+from cache.cells import count_cells
+from cache.codec import CodecRequest
 from cache.plan import VIEWS_PER_BLOCK, Plan, PlannedPatch, make_plan
 from pipelines.base.experiment import register
 from pipelines.base.progress import progress
@@ -48,14 +48,15 @@ def plan_views(
             for some in _planned_by_workers(patches, config, cluster):
                 planned += some
                 advance(len(some))
-    return make_plan(planned, patches.views.flips, views_per_block=views_per_block)
+    as_cells = CodecRequest.of(config.codec).is_cells
+    return make_plan(planned, patches.views.flips, views_per_block=views_per_block, as_cells=as_cells)
 
 
 class PatchPlanner(Dataset[tuple[PlannedPatch, PatchRegions | None]]):
     """Every patch of the training set with its digests and row counts, and with the regions that they count."""
 
     def __init__(self, config: Config, *, hand_on: bool = False) -> None:
-        self.views = TrainingViews(config, pixels=False)
+        self.views = TrainingViews(config)
         self.hand_on = hand_on
         self.patch_ids = self.views.patch_ids
 
@@ -64,18 +65,19 @@ class PatchPlanner(Dataset[tuple[PlannedPatch, PatchRegions | None]]):
 
     def __getitem__(self, index: int) -> tuple[PlannedPatch, PatchRegions | None]:
         views, patch_id = self.views, self.patch_ids[index]
-        content = Path(views.info(patch_id)["img_path"]).read_bytes()
-        samples = [views.sample(patch_id, flip, content) for flip in views.flips]
+        samples = views.samples(patch_id)
         regions = views.regions(samples)
         grid = samples[0].grid
-        counts = [grid.level_counts(prior_index) for prior_index in regions.prior_index]
         assigned = [len(prior) for prior, _ in regions.assigned]
         patch = PlannedPatch(
             patch_id=patch_id,
-            image_sha256=hashlib.sha256(content).digest(),
+            image_sha256=samples[0].image_sha256,
             label_sha256=views.label_digest(patch_id),
             shape=(grid.height, grid.width),
-            level_counts=np.stack(counts),
+            draw_view=np.arange(len(samples)),
+            view_crc32c=np.asarray([sample.crc32c for sample in samples], dtype=np.uint32),
+            level_counts=np.stack([grid.level_counts(prior_index) for prior_index in regions.prior_index]),
+            cell_counts=np.asarray([count_cells(index, grid.anchors_per_cell) for index in regions.prior_index]),
             assigned_counts=np.asarray(assigned) if assigned else None,
         )
         return patch, regions if self.hand_on else None

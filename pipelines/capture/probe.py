@@ -1,4 +1,4 @@
-"""The probe: a short run of the teacher on some views that tells value ranges, bytes and seconds of a whole capture."""
+"""The probe: a short run of the teacher that finds the codec, and tells bytes and seconds of a whole capture."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from cache.cells import HeadShape
+from cache.codec import LOGIT_FIELDS, Codec, CodecRequest, describe_codec
 from cache.manifest import Manifest
 from cache.plan import Plan, PlannedPatch, make_plan
-from cache.quantize import LOGIT_FIELDS, FieldCodec, ValueRange, choose_codecs
-from cache.view import FLIPS
 from cache.writer import CacheWriter
 from pipelines.base.command import available_cores
 from pipelines.base.files import bytes_on_disk
 from pipelines.base.progress import progress
 from pipelines.capture.asking import PatchLogits, TeacherViews
-from pipelines.capture.encoding import BlockEncoder
+from pipelines.capture.codec_choice import CELLS_PER_COEFFICIENT, choose_codec
+from pipelines.capture.encoding import BlockEncoder, BlockRows, BlockTargets
 from pipelines.capture.sampling import choose_patches
 
 PROBE_VIEWS = 32
@@ -33,7 +34,10 @@ COMMIT_BYTES = 45
 class Probe:
     """What the probe saw, and what it makes of it.
 
-    codecs: fixed from the ranges, for every block to come.
+    views, rows: that were measured; a row is a stored prior.
+    ranges: smallest and largest logit of both kinds.
+    codec: fixed for every block to come.
+    error: of the measured views, by column of `capture_error`.
     bytes: predicted size of the whole cache.
     seconds: predicted time of its capture, without planning and probing.
     teacher_seconds: of a view, the teacher's forward pass alone: what a live teacher costs every training step.
@@ -41,8 +45,9 @@ class Probe:
 
     views: int
     rows: int
-    ranges: Mapping[str, ValueRange]
-    codecs: Mapping[str, FieldCodec]
+    ranges: Mapping[str, tuple[float, float]]
+    codec: Codec
+    error: Mapping[str, float]
     bytes: int
     bytes_per_row: float
     seconds: float
@@ -53,8 +58,9 @@ class Probe:
         return {
             "views": self.views,
             "rows": self.rows,
-            "ranges": {field: [seen.low, seen.high] for field, seen in self.ranges.items()},
-            "codecs": {field: codec.to_json() for field, codec in self.codecs.items()},
+            "ranges": {field: list(ends) for field, ends in self.ranges.items()},
+            "codec": self.codec.describe(),
+            "error": dict(self.error),
             "bytes": self.bytes,
             "bytes_per_row": self.bytes_per_row,
             "seconds": self.seconds,
@@ -63,52 +69,72 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class PatchCost:
-    """What one probed patch has cost: loading, asking the teacher, quantising, writing."""
+class ProbeCost:
+    """What the probed patches have cost.
 
-    rows: int
-    loading: float
-    asking: float
+    rows: (p,) of every patch. loading, asking: (p,) seconds. encoding, writing: seconds of all of them.
+    """
+
+    rows: np.ndarray
+    loading: np.ndarray
+    asking: np.ndarray
     encoding: float
     writing: float
-    bytes: int
 
 
-def run_probe(asked: TeacherViews, codec: str | Mapping[str, str | float], manifest: Mapping[str, Any]) -> Probe:
-    """Ask the teacher about a seeded sample of patches, and store the answers in a temporary cache.
+def run_probe(asked: TeacherViews, request: CodecRequest, sections: Mapping[str, Any]) -> Probe:
+    """Ask the teacher about a seeded sample of patches, find the codec, and store the answers in a temporary cache.
 
     Args:
         asked: over the plan whose cost is wanted.
-        codec: as `choose_codecs` takes it.
-        manifest: head and other sections for the temporary cache.
+        request: the codec that the config asks for.
+        sections: of the manifest, without plan and codec, for the temporary cache.
 
     Raises:
-        ValueError: logits that are not finite, or an unusable codec.
+        ValueError: logits that are not finite, or a bound that no codec keeps.
     """
-    plan = asked.plan
-    sample = choose_patches(plan, max(1, PROBE_VIEWS // len(asked.patches.flips)))
+    plan, head = asked.plan, HeadShape.of(sections["head"])
+    sample, others = probe_patches(plan, request, head)
+    # The views that a basis is fitted on tell nothing about its errors: they are asked about first, and left out then.
+    fitting = _ask(asked, others)[0] if others else []
     answers, loading, asking = _ask(asked, sample)
-    ranges = value_ranges(answers)
-    codecs = choose_codecs(codec, ranges)
-    codec_section = {"preset": "probe", **{field: codec.to_json() for field, codec in codecs.items()}}
-    sections = {**manifest, "codec": codec_section}
+    ranges = value_ranges([*fitting, *answers])
+    measured = [BlockRows.of([answer]) for answer in answers]
+    codec = choose_codec(request, head, [BlockRows.of([answer]) for answer in fitting] or measured, measured)
+    sections = {**sections, "codec": describe_codec(request, codec)}
     with tempfile.TemporaryDirectory() as folder:
-        times = list(zip(loading, asking, strict=True))
-        costs = _store(Path(folder) / "rows.zarr", asked, answers, times, codecs, sections)
-        empty = _empty_bytes(Path(folder) / "empty.zarr", plan, sections)
-    rates = [cost.bytes / cost.rows for cost in costs if cost.rows]
-    # Each stratum holds the same rows, so its patch counts as much as any other.
-    size = float(np.mean(rates)) * plan.num_rows + empty
+        targets, size, encoding, writing = _store(Path(folder) / "rows.zarr", asked, answers, codec, sections)
+        empty = _empty_bytes(Path(folder) / "empty.zarr", plan, codec, sections)
+    rows = np.asarray([len(answer.weight) for answer in answers], dtype=np.float64)
+    size = size / max(1.0, rows.sum()) * plan.num_priors + empty
+    views = sum(len(answer.priors) for answer in answers)
+    cost = ProbeCost(rows, np.asarray(loading), np.asarray(asking), encoding, writing)
     return Probe(
-        views=len(sample) * len(asked.patches.flips),
-        rows=sum(cost.rows for cost in costs),
+        views=views,
+        rows=int(rows.sum()),
         ranges=ranges,
-        codecs=codecs,
+        codec=codec,
+        error=targets.error,
         bytes=round(size),
-        bytes_per_row=size / max(1, plan.num_rows),
-        seconds=predicted_seconds(plan, costs, asked.teacher.device.type, asked.options.loaders),
-        teacher_seconds=float(np.mean([answer.seconds for answer in answers])) / len(asked.patches.flips),
+        bytes_per_row=size / max(1, plan.num_priors),
+        seconds=predicted_seconds(plan, cost, asked.teacher.device.type, asked.options.loaders),
+        teacher_seconds=float(sum(answer.seconds for answer in answers)) / views,
     )
+
+
+def probe_patches(plan: Plan, request: CodecRequest, head: HeadShape) -> tuple[list[int], list[int]]:
+    """The patches that a probe measures, and others that it fits a basis on; none where there are no others."""
+    views = plan.num_views / len(plan.patch_ids)
+    sample = choose_patches(plan, max(1, int(PROBE_VIEWS / views)))
+    if not request.is_cells:
+        return sample, []
+    cells = int(plan.rows_per_block().sum()) / len(plan.patch_ids)
+    wanted = max(len(sample), int(np.ceil(CELLS_PER_COEFFICIENT * head.coordinates / max(1.0, cells))))
+    others = choose_patches(plan, wanted, without=sample)
+    if not others and len(sample) > 1:
+        # So few patches that all of them were to be measured.
+        sample, others = sample[::2], sample[1::2]
+    return sample, others
 
 
 def _ask(asked: TeacherViews, sample: Sequence[int]) -> tuple[list[PatchLogits], list[float], list[float]]:
@@ -141,8 +167,8 @@ def _ask(asked: TeacherViews, sample: Sequence[int]) -> tuple[list[PatchLogits],
     return answers, loading, asking
 
 
-def value_ranges(answers: Sequence[PatchLogits]) -> dict[str, ValueRange]:
-    """Smallest and largest logit of every field.
+def value_ranges(answers: Sequence[PatchLogits]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest logit of both kinds.
 
     Raises:
         ValueError: no row at all, or a value that is not finite.
@@ -156,90 +182,75 @@ def value_ranges(answers: Sequence[PatchLogits]) -> dict[str, ValueRange]:
             raise ValueError(
                 f"the teacher's {field} are not finite in the probe (from {low} to {high}). Check its checkpoint"
             )
-        ranges[field] = ValueRange(low, high)
+        ranges[field] = low, high
     return ranges
 
 
 def _store(
-    path: Path,
-    asked: TeacherViews,
-    answers: Sequence[PatchLogits],
-    times: Sequence[tuple[float, float]],
-    codecs: Mapping[str, FieldCodec],
-    sections: Mapping[str, Any],
-) -> list[PatchCost]:
-    """Write the answers into a cache of their own, a block each."""
-    plan = _plan_of_patches(asked.plan, [answer.patch for answer in answers])
+    path: Path, asked: TeacherViews, answers: Sequence[PatchLogits], codec: Codec, sections: Mapping[str, Any]
+) -> tuple[BlockTargets, float, float, float]:
+    """Write the answers into a cache of one block: its targets, its bytes, and the seconds of encoding and writing."""
+    answers = sorted(answers, key=lambda answer: answer.patch)
+    plan = plan_of_patches(
+        asked.plan, [answer.patch for answer in answers], as_cells=sections["codec"]["stored"] == "cells"
+    )
     manifest = Manifest(**{**sections, "plan": plan.describe()})
-    by_id = {asked.plan.patch_ids[answer.patch]: position for position, answer in enumerate(answers)}
-    encoder = BlockEncoder(asked.patches, asked.teacher.adapter, codecs)
-    costs = []
-    with CacheWriter(path, manifest, plan) as writer:
-        for block in writer.missing_blocks():
-            (view, *_) = plan.views_of_block(block)
-            position = by_id[plan.view(int(view)).patch_id]
-            started = time.perf_counter()
-            targets = encoder.encode(block, [answers[position]])
-            encoded = time.perf_counter()
-            size = writer.write(block, targets.fields, targets.error)
-            written = time.perf_counter()
-            costs.append(
-                PatchCost(
-                    rows=len(targets.fields["prior_index"]),
-                    loading=times[position][0],
-                    asking=times[position][1],
-                    encoding=encoded - started,
-                    writing=written - encoded,
-                    bytes=size,
-                )
+    # The probe itself finds the bound.
+    encoder = BlockEncoder(plan, asked.teacher.adapter, codec, None)
+    with CacheWriter(path, manifest, plan, codec) as writer:
+        started = time.perf_counter()
+        targets = encoder.encode(0, BlockRows.of(answers))
+        encoded = time.perf_counter()
+        size = writer.write(0, targets.fields, targets.error)
+        return targets, size, encoded - started, time.perf_counter() - encoded
+
+
+def plan_of_patches(plan: Plan, patches: Sequence[int], *, as_cells: bool) -> Plan:
+    """The plan of a cache of some patches alone, in one block."""
+    planned = []
+    for patch in patches:
+        views = plan.views_of_patch(patch)
+        rows = plan.row_stop[views].astype(np.int64) - plan.row_start[views]
+        assigned = None
+        if plan.assigned_start is not None and plan.assigned_stop is not None:
+            assigned = plan.assigned_stop[views].astype(np.int64) - plan.assigned_start[views]
+        planned.append(
+            PlannedPatch(
+                patch_id=plan.patch_ids[patch],
+                image_sha256=plan.image_sha256[patch].tobytes(),
+                label_sha256=plan.label_sha256[patch].tobytes(),
+                shape=tuple(plan.patch_shape[patch].tolist()),
+                draw_view=plan.draw_view[patch] - views[0],
+                view_crc32c=plan.view_crc32c[views],
+                level_counts=plan.level_counts[views],
+                # Where rows are stored priors, nobody asks for the cells.
+                cell_counts=rows,
+                assigned_counts=assigned,
             )
-    return costs
-
-
-def _plan_of_patches(plan: Plan, patches: Sequence[int]) -> Plan:
-    """The plan of a cache of some patches alone, a block each."""
-    codes = sorted(set(plan.view_flip.tolist()))
-    counts = plan.level_counts.reshape(len(plan.patch_ids), len(codes), -1)
-    assigned = None
-    if plan.assigned_start is not None and plan.assigned_stop is not None:
-        assigned = (plan.assigned_stop.astype(np.int64) - plan.assigned_start).reshape(len(plan.patch_ids), -1)
-    planned = [
-        PlannedPatch(
-            patch_id=plan.patch_ids[patch],
-            image_sha256=plan.image_sha256[patch].tobytes(),
-            label_sha256=plan.label_sha256[patch].tobytes(),
-            shape=tuple(plan.patch_shape[patch].tolist()),
-            level_counts=counts[patch],
-            assigned_counts=None if assigned is None else assigned[patch],
         )
-        for patch in patches
-    ]
-    return make_plan(planned, [FLIPS[code] for code in codes], views_per_block=len(codes))
+    return make_plan(planned, plan.draws, views_per_block=plan.num_views, as_cells=as_cells)
 
 
-def _empty_bytes(path: Path, plan: Plan, sections: Mapping[str, Any]) -> int:
-    """Size of the cache without its records: metadata, plan and commits."""
-    with CacheWriter(path, Manifest(**{**sections, "plan": plan.describe()}), plan):
+def _empty_bytes(path: Path, plan: Plan, codec: Codec, sections: Mapping[str, Any]) -> int:
+    """Size of the cache without its records: metadata, plan, basis and commits."""
+    with CacheWriter(path, Manifest(**{**sections, "plan": plan.describe()}), plan, codec):
         return bytes_on_disk(path) + COMMIT_BYTES * plan.num_blocks
 
 
-def predicted_seconds(plan: Plan, costs: Sequence[PatchCost], device: str, loaders: int) -> float:
-    """Seconds of the whole capture. Each kind of work has a part that grows with the rows and one that does not.
+def predicted_seconds(plan: Plan, cost: ProbeCost, device: str, loaders: int) -> float:
+    """Seconds of the whole capture.
 
-    The fixed parts of loading and asking are paid for every patch, those of quantising and writing for every block.
-    Loaders and writer work beside the teacher. A teacher on the CPU has all cores, so what they take is added; a device
-    does not mind, and the slowest of the three decides. Without loaders, as on a Dask worker, nothing overlaps.
+    Loading and asking have a part that grows with the rows and one that is paid for every patch; encoding and writing
+    grow with the rows. Loaders and writer work beside the teacher. A teacher on the CPU has all cores, so what they
+    take is added; a device does not mind, and the slowest of the three decides. Without loaders, as on a Dask worker,
+    nothing overlaps.
     """
-    rows = np.asarray([cost.rows for cost in costs], dtype=np.float64)
-    loading, asking, encoding, writing = (
-        _extrapolate(rows, np.asarray([getattr(cost, kind) for cost in costs]), plan.num_rows, count)
-        for kind, count in (
-            ("loading", len(plan.patch_ids)),
-            ("asking", len(plan.patch_ids)),
-            ("encoding", plan.num_blocks),
-            ("writing", plan.num_blocks),
-        )
+    loading, asking = (
+        _extrapolate(cost.rows, seconds, plan.num_priors, len(plan.patch_ids))
+        for seconds in (cost.loading, cost.asking)
     )
+    share = plan.num_priors / max(1.0, cost.rows.sum())
+    encoding, writing = share * cost.encoding, share * cost.writing
     if device != "cpu":
         if not loaders:
             return asking + encoding + loading + writing

@@ -7,9 +7,9 @@ from typing import Any
 
 from mmengine.config import Config
 
+from cache.codec import Codec, CodecRequest
 from cache.manifest import as_stored, first_difference, require_equal
 from cache.plan import Plan
-from cache.quantize import FieldCodec, codecs_of
 from cache.reader import CacheReader
 from cache.storage import Location
 from cache.store import Store
@@ -20,18 +20,18 @@ from pipelines.capture.figures import row_bytes
 from pipelines.capture.probe import Probe
 
 
-def stored_codecs(path: Location, requested: Mapping[str, Any]) -> dict[str, FieldCodec] | None:
-    """The codecs of a store that is being resumed: fixed before its first block. None where there is no store."""
+def stored_codec(path: Location, request: CodecRequest) -> Codec | None:
+    """The codec of a store that is being resumed: fixed before its first block. None where there is no store."""
     if not path.exists():
         return None
-    stored = Store(path, allow_unfinished=True).manifest.codec
-    for field, value in requested.items():
-        if stored["requested"][field] != value:
+    store = Store(path, allow_unfinished=True)
+    for field, value in request.describe().items():
+        if store.manifest.codec[field] != value:
             raise ValueError(
-                f"cache {path}: codec.{field} is {stored['requested'][field]!r} in the cache but {value!r} here. "
+                f"cache {path}: codec.{field} is {store.manifest.codec[field]!r} in the cache but {value!r} here. "
                 f"Give the stored codec in the config, or another path: {again(cache=path_beside(path))}"
             )
-    return codecs_of(stored)
+    return store.codec
 
 
 def require_same_numeric(path: Location, sections: Mapping[str, Any]) -> None:
@@ -69,9 +69,7 @@ def _option(field: str, stored: Any, flips: int) -> str | None:
     return None
 
 
-def require_room_for(
-    path: Location, plan: Plan, config: Config, codecs: Mapping[str, FieldCodec], probe: Probe | None
-) -> None:
+def require_room_for(path: Location, plan: Plan, config: Config, codec: Codec, probe: Probe | None) -> None:
     """Refuse a capture that will not fit on its disk. S3 does not fill up.
 
     Raises:
@@ -83,11 +81,11 @@ def require_room_for(
     if probe is not None:
         needed, basis = float(probe.bytes), "by the probe's prediction"
     else:
-        missing = int(plan.rows_per_block[CacheReader(path).missing_blocks()].sum())
-        captured = plan.num_rows - missing
+        missing = int(plan.priors_per_block[CacheReader(path).missing_blocks()].sum())
+        captured = plan.num_priors - missing
         if captured:
             needed, basis = bytes_on_disk(path) / captured * missing, "at the size of the blocks that it holds"
         else:
-            needed, basis = float(row_bytes(codecs, config) * missing), "before compression"
+            needed, basis = float(row_bytes(codec, config) * missing), "before compression"
     cure = f"Make room, give another path (CACHE=), or a coarser codec: {again(options=['codec=small'])}"
     require_room(folder, needed, f"{basis}, cache {path}", cure)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cache.plan import Plan
@@ -10,11 +12,14 @@ from cache.plan import Plan
 PROBE_SEED = 0
 
 
-def choose_patches(plan: Plan, count: int) -> list[int]:
-    """A seeded sample of patches, one from each of `count` strata that hold equal shares of the rows."""
-    rows = np.bincount(plan.view_patch, weights=plan.rows_per_view, minlength=len(plan.patch_ids))
+def choose_patches(plan: Plan, count: int, without: Sequence[int] = ()) -> list[int]:
+    """A seeded sample of patches, one from each of `count` strata that hold equal shares of the stored priors."""
+    rows = np.bincount(plan.view_patch, weights=plan.priors_per_view, minlength=len(plan.patch_ids))
     order = np.argsort(rows, kind="stable")
-    strata = _strata(rows, order, min(count, len(rows)))
+    order = order[~np.isin(order, without)]
+    if not len(order):
+        return []
+    strata = _strata(rows, order, min(count, len(order)))
     random = np.random.default_rng(PROBE_SEED)
     return [int(random.choice(stratum)) for stratum in strata]
 

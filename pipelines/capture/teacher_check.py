@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config
 
+from cache.codec import LOGIT_FIELDS, Codec
 from cache.documents import Finding
 from cache.manifest import ManifestMismatch, differences
-from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader, TargetRecord
 from distill.arithmetic import Arithmetic
-from distill.audit import compare_record, repeat_tolerance, require_teacher_of
+from distill.audit import compare_record, logit_bound, repeat_tolerance, require_teacher_of
 from pipelines.base.progress import progress
 from pipelines.capture.asking import PatchLogits, TeacherViews
 from pipelines.capture.identity import describe_numeric, load_teacher
@@ -55,8 +54,7 @@ def check_teacher(
     random = np.random.default_rng(seed)
     chosen = random.choice(usable, min(sample, len(usable)), replace=False).tolist()
     patches = sorted({int(plan.view_patch[view]) for view in chosen})
-    codecs = {name: FieldCodec.from_json(reader.manifest.codec[name]) for name in LOGIT_FIELDS}
-    tally = TeacherTally(codecs, arithmetic.repeat_tolerance if tolerance is None else tolerance)
+    tally = TeacherTally(reader.codec, arithmetic.repeat_tolerance if tolerance is None else tolerance)
     with progress("verify against the teacher", len(patches), "patches") as advance:
         for answer in asked.logits(asked.batches(patches)):
             found.findings += compare_patch(reader, answer, tally)
@@ -67,12 +65,12 @@ def check_teacher(
 class TeacherTally:
     """Largest errors over the compared views, and what is allowed of them."""
 
-    def __init__(self, codecs: Mapping[str, FieldCodec], tolerance: float) -> None:
-        self.codecs = codecs
+    def __init__(self, codec: Codec, tolerance: float) -> None:
+        self.codec = codec
         self.tolerance = tolerance
         self.views = self.rows = 0
-        self.error = dict.fromkeys(codecs, 0.0)
-        self.largest = dict.fromkeys(codecs, 0.0)
+        self.error = dict.fromkeys(LOGIT_FIELDS, 0.0)
+        self.largest = dict.fromkeys(LOGIT_FIELDS, 0.0)
 
     def add(self, field: str, error: float, largest: float) -> None:
         self.error[field] = max(self.error[field], error)
@@ -83,10 +81,10 @@ class TeacherTally:
         fields = {
             name: {
                 "max_abs_error": self.error[name],
-                "codec_bound": codec.max_abs_error(self.largest[name]),
+                "codec_bound": float(logit_bound(self.codec, name, self.largest[name]).max()),
                 "repeat_tolerance": repeat_tolerance(self.largest[name], self.tolerance),
             }
-            for name, codec in self.codecs.items()
+            for name in LOGIT_FIELDS
         }
         return {"views": self.views, "rows": self.rows, **fields}
 
@@ -98,10 +96,10 @@ def compare_patch(reader: CacheReader, answer: PatchLogits, tally: TeacherTally)
     start = 0
     for place, view_index in enumerate(np.flatnonzero(plan.view_patch == answer.patch).tolist()):
         view = plan.view(view_index)
-        rows = slice(start, start + int(plan.rows_per_view[view_index]))
+        rows = slice(start, start + int(plan.priors_per_view[view_index]))
         start = rows.stop
         try:
-            record = reader.read(view.patch_id, view.flip)
+            record = reader.read(view.patch_id, view.draw)
         except ValueError as error:
             findings.append(Finding(f"view {view}", f"cannot be read: {error}", "See the findings of its block"))
             continue
@@ -119,9 +117,9 @@ def compare_patch(reader: CacheReader, answer: PatchLogits, tally: TeacherTally)
 
 def compare_view(record: TargetRecord, answer: PatchLogits, rows: slice, tally: TeacherTally) -> str | None:
     """What is wrong with a stored record; None where it is the teacher's answer within the bound."""
-    logits = {name: getattr(answer, name)[rows].cpu().numpy() for name in tally.codecs}
+    logits = {name: getattr(answer, name)[rows].cpu().numpy() for name in LOGIT_FIELDS}
     teacher = TargetRecord(answer.prior_index[rows], answer.weight[rows], **logits)
-    compared = compare_record(record, teacher, tally.codecs, tally.tolerance)
+    compared = compare_record(record, teacher, tally.codec, tally.tolerance)
     for name, error in compared.error.items():
         tally.add(name, error, compared.largest[name])
     return compared.problem

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.structures import InstanceData
-from PIL import Image
+from mmrotate.registry import TRANSFORMS
 from torch import Tensor
 
 from cache.grid import AnchorGrid, padded_shape
 from distill.region import box_region
-from distill.transforms import describe_views
+from distill.transforms import describe_views, pixel_crc32c
 from pipelines.base.experiment import build_adapter, build_assigner, entries_of, training_set, view_pipeline
 from pipelines.capture.kept import PatchRegions
 
@@ -24,12 +23,16 @@ from pipelines.capture.kept import PatchRegions
 class ViewSample:
     """One view as training sees it.
 
-    image: (3, H, W) uint8 BGR, or (1, H, W) of zeros where pixels are not wanted; without padding.
+    image: (3, H, W) uint8 BGR, without padding.
+    crc32c: CRC-32C of its pixels as (H, W, 3).
+    image_sha256: of the patch's file.
     objects: ground truth; ignored objects are left out.
     grid: the head's priors on the padded image.
     """
 
     image: Tensor
+    crc32c: int
+    image_sha256: bytes
     objects: InstanceData
     grid: AnchorGrid
 
@@ -39,17 +42,19 @@ class TrainingViews:
 
     Args:
         config: a student's.
-        pixels: decode the images; without, their headers' sizes are enough.
 
     Raises:
         ValueError: a training set without patches, or a pipeline whose views cannot be enumerated.
     """
 
-    def __init__(self, config: Config, *, pixels: bool) -> None:
-        steps = [step for step in view_pipeline(config) if pixels or step["type"] != "LoadPatch"]
-        pack = {"type": "mmdet.PackDetInputs", "meta_keys": ("img_id", "img_shape")}
+    def __init__(self, config: Config) -> None:
+        load, *steps = view_pipeline(config)
+        if load["type"] != "LoadPatch":
+            raise ValueError(f"the training pipeline begins with {load['type']}; LoadPatch needed")
+        pack = {"type": "mmdet.PackDetInputs", "meta_keys": ("img_id", "img_shape", "img_sha256")}
         self.dataset = training_set(config, [*steps, pack])
-        self.pixels = pixels
+        # Apart from the other steps: the views of a patch share what it has read.
+        self._load = TRANSFORMS.build(load)
         self.flips: list[str] = describe_views(config.train_dataloader.dataset.pipeline)["flips"]
         self.adapter = build_adapter(config)
         self.region_rule = dict(config.region)
@@ -77,15 +82,20 @@ class TrainingViews:
         """SHA-256 of a patch's labels."""
         return self.dataset.label_digest(self._infos[patch_id])
 
-    def sample(self, patch_id: str, flip: str, content: bytes | None = None) -> ViewSample:
-        """One view of a patch; without pixels, `content` are the bytes of its file."""
-        results: dict[str, Any] = {**self._infos[patch_id], "forced_flip": flip}
-        if not self.pixels:
-            assert content is not None
-            results |= _blank_image(content, results["img_path"])
-        packed = self.dataset.pipeline(results)
-        sample = packed["data_samples"]
-        return ViewSample(packed["inputs"], sample.gt_instances, self.grid(*sample.img_shape))
+    def samples(self, patch_id: str) -> list[ViewSample]:
+        """All views of a patch, in the order of their draws; its image is read and decoded once."""
+        loaded = self._load.transform(dict(self._infos[patch_id]))
+        return [self._view(loaded, flip) for flip in self.flips]
+
+    def sample(self, patch_id: str, flip: str) -> ViewSample:
+        """One view of a patch."""
+        return self._view(self._load.transform(dict(self._infos[patch_id])), flip)
+
+    def _view(self, loaded: dict[str, Any], flip: str) -> ViewSample:
+        packed = self.dataset.pipeline({**loaded, "forced_flip": flip})
+        image, sample = packed["inputs"], packed["data_samples"]
+        crc32c = pixel_crc32c(image.permute(1, 2, 0).numpy())
+        return ViewSample(image, crc32c, sample.img_sha256, sample.gt_instances, self.grid(*sample.img_shape))
 
     def grid(self, height: int, width: int) -> AnchorGrid:
         """The priors of an image of this size, once it is padded."""
@@ -107,14 +117,3 @@ class TrainingViews:
         if self.assigner is None:
             return None
         return self.adapter.plan_assignment(self.assigner, sample.objects, sample.grid)
-
-
-def _blank_image(content: bytes, path: str) -> Mapping[str, Any]:
-    """What a transform needs to know of an image that is not decoded: its size, from the file's header."""
-    try:
-        width, height = Image.open(io.BytesIO(content)).size
-    except OSError:
-        raise ValueError(f"image {path} cannot be decoded. Replace or remove it, and its label file") from None
-    # One zero in memory, as many as pixels to look at; the capture decodes the image and compares.
-    blank = np.broadcast_to(np.zeros(1, dtype=np.uint8), (height, width, 1))
-    return {"img": blank, "img_shape": (height, width), "ori_shape": (height, width), "scale_factor": (1.0, 1.0)}

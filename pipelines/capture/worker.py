@@ -14,9 +14,9 @@ import torch
 from distributed import get_worker
 from mmengine.config import Config
 
+from cache.codec import CodecRequest
 from cache.manifest import Manifest
 from cache.plan import Plan
-from cache.quantize import FieldCodec, codecs_of
 from cache.reader import CacheReader
 from cache.storage import Location
 from cache.writer import CacheWriter
@@ -59,20 +59,15 @@ def describe(*, job: Shared[Job], plan: Plan, probe: bool) -> tuple[dict[str, An
     with _at_work(job):
         asked = _asked(job, plan)
         sections = describe_capture(job.value.config, asked)
-        return sections, run_probe(asked, job.value.config.codec, sections) if probe else None
+        return sections, run_probe(asked, CodecRequest.of(job.value.config.codec), sections) if probe else None
 
 
 def capture_block(block: int, *, job: Shared[Job], path: Location) -> int:
     """Capture and commit one block; returns the bytes written."""
     with _at_work(job):
         asked, writer = _opened(job, path)
-        (targets,) = capture_blocks(asked, [block], codecs_in(writer))
+        (targets,) = capture_blocks(asked, [block], writer.codec, writer.manifest.codec["kl"])
         return writer.write(block, targets.fields, targets.error)
-
-
-def codecs_in(writer: CacheWriter) -> dict[str, FieldCodec]:
-    """A store's codecs: fixed before the first block."""
-    return codecs_of(writer.manifest.codec)
 
 
 @contextmanager
@@ -120,4 +115,4 @@ def _opened(job: Shared[Job], path: Location) -> tuple[TeacherViews, CacheWriter
     asked = _asked(job, plan)
     sections = describe_capture(job.value.config, asked)
     manifest = Manifest(**sections, plan=plan.describe(), codec=reader.manifest.codec)
-    return asked, CacheWriter(path, manifest, plan, locked_elsewhere=True)
+    return asked, CacheWriter(path, manifest, plan, reader.codec, locked_elsewhere=True)

@@ -79,7 +79,7 @@ def decode_boxes(adapter: HeadAdapter, sample: ViewSample, prior_index: np.ndarr
 def busy_patch(reader: CacheReader) -> str:
     """A captured patch with many rows: the 90th percentile."""
     plan = reader.plan
-    rows = np.bincount(plan.view_patch, weights=plan.rows_per_view)
+    rows = np.bincount(plan.view_patch, weights=plan.priors_per_view)
     missing = reader.missing_blocks()
     captured = np.unique(plan.view_patch[~np.isin(plan.block, missing)])
     order = captured[np.argsort(rows[captured], kind="stable")]

@@ -45,7 +45,7 @@ def draw_patch(
     Raises:
         ValueError: no such patch in the cache or in the training set, no such flip in the cache, or no such checkpoint.
     """
-    views = TrainingViews(config, pixels=True)
+    views = TrainingViews(config)
     patch_id = patch_id or busy_patch(reader)
     flips = list(reader.manifest.views["flips"])
     flip = flip or flips[-1]

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cache.codec import LOGIT_FIELDS
 from cache.layout import ERROR_TEMPERATURES
-from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader
 from cache.statistics import FLOAT_EDGES, WEIGHT_EDGES, BlockStatistics
 from pipelines.reporting.plotting import BLUE, GREEN, ORANGE, PINK, RED, SKY, log_y, styled
@@ -30,12 +30,12 @@ def draw_statistics(reader: CacheReader, statistics: BlockStatistics, figures: M
         f"{figures['bytes'] / 1e6:,.2f} MB, preset {figures['preset']}",
         fontsize=14,
     )
-    _draw_rows(panels[0, 0], reader.plan.rows_per_view, figures["rows_per_view"])
+    _draw_rows(panels[0, 0], reader.plan.priors_per_view, figures["rows_per_view"])
     _draw_levels(panels[0, 1], figures["levels"])
     _draw_sizes(panels[0, 2], figures)
     _draw_block_sizes(panels[0, 3], list(block_bytes(statistics).values()))
     for axes, name in zip(panels[1, :2], LOGIT_FIELDS, strict=True):
-        _draw_values(axes, name, FieldCodec.from_json(reader.manifest.codec[name]), statistics.histograms[name])
+        _draw_values(axes, name, statistics.histograms[name])
     _draw_weights(panels[1, 2], statistics.histograms["weight"])
     _draw_errors(panels[1, 3], figures["errors"])
     return figure
@@ -81,20 +81,14 @@ def _draw_block_sizes(axes: Axes, sizes: Sequence[int]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_values(axes: Axes, name: str, codec: FieldCodec, counts: np.ndarray) -> None:
-    kind, label = codec.dtype, "logit"
-    edges: np.ndarray = FLOAT_EDGES
-    if not codec.is_float:
-        edges = codec.add_offset + codec.scale_factor * (np.arange(len(counts) + 1) - 0.5)
-        kind += f", step {codec.scale_factor:g}"
-        label += f" (codes reach from {codec.low:,.4g} to {codec.high:,.4g})"
+def _draw_values(axes: Axes, name: str, counts: np.ndarray) -> None:
     used = np.flatnonzero(counts)
-    low, high = edges[used[0]], edges[used[-1] + 1]
+    low, high = FLOAT_EDGES[used[0]], FLOAT_EDGES[used[-1] + 1]
     margin = 0.05 * (high - low)
-    axes.stairs(counts / counts.sum(), edges, fill=True, color=FIELD_COLOURS[name])
+    axes.stairs(counts / counts.sum(), FLOAT_EDGES, fill=True, color=FIELD_COLOURS[name])
     axes.set_xlim(low - margin, high + margin)
     log_y(axes, counts[used] / counts.sum())
-    axes.set(title=f"{name.replace('_', ' ')} ({kind})", xlabel=label, ylabel="share of values")
+    axes.set(title=name.replace("_", " "), xlabel="logit", ylabel="share of values")
 
 
 def _draw_weights(axes: Axes, counts: np.ndarray) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from cache.layout import ERROR_COLUMNS, RECORD_FIELDS
+from cache.codec import LOGIT_FIELDS, Codec
+from cache.layout import error_columns
 from cache.manifest import Manifest
 from cache.plan import Plan
-from cache.quantize import LOGIT_FIELDS, FieldCodec
 from cache.reader import CacheReader
 from cache.statistics import BlockStatistics, block_statistics
 from cache.store import CaptureNeeded
+from distill.audit import logit_bound
 from pipelines.base.parallel import map_and_add
 from pipelines.capture.figures import PERCENTILES
 
@@ -45,8 +46,9 @@ def store_statistics(reader: CacheReader, workers: int) -> BlockStatistics:
 def store_figures(reader: CacheReader, statistics: BlockStatistics) -> dict[str, Any]:
     """All figures of a store, as `--json` prints them."""
     plan, manifest = reader.plan, reader.manifest
+    columns = error_columns(manifest)
     sizes = array_bytes(reader)
-    rows = max(1, statistics.rows)
+    rows = max(1, statistics.priors)
     return {
         "cache": str(reader.path),
         "preset": manifest.codec["preset"],
@@ -56,22 +58,25 @@ def store_figures(reader: CacheReader, statistics: BlockStatistics) -> dict[str,
         "blocks": plan.num_blocks,
         "blocks_captured": statistics.blocks,
         "views_captured": statistics.views,
-        "rows": statistics.rows,
+        "rows": statistics.priors,
         "bytes": sum(sizes.values()),
         "bytes_per_row": sum(sizes.values()) / rows,
         "arrays": {name: {"bytes": size, "bytes_per_row": size / rows} for name, size in sizes.items()},
-        "rows_per_view": spread(plan.rows_per_view),
-        "views_without_rows": int((plan.rows_per_view == 0).sum()),
+        "rows_per_view": spread(plan.priors_per_view),
+        "views_without_rows": int((plan.priors_per_view == 0).sum()),
         "levels": [
             {"stride": stride, **spread(counts)}
             for stride, counts in zip(_strides(manifest, plan), plan.level_counts.T, strict=True)
         ],
         "bytes_per_block": spread(np.asarray(list(block_bytes(statistics).values()))),
-        "fields": {name: field_figures(name, manifest, statistics) for name in RECORD_FIELDS if statistics.rows},
+        "codec": dict(manifest.codec),
+        "values": value_figures(reader.codec, statistics),
         "anchor_sides": anchor_sides(manifest),
         "errors": {
             column: {"mean": float(total / rows), "largest_block": float(largest)}
-            for column, total, largest in zip(ERROR_COLUMNS, statistics.error_sum, statistics.error_max, strict=True)
+            for column, total, largest in zip(
+                error_columns(manifest), statistics.error_sum, statistics.error_max, strict=True
+            )
         },
         "expensive_views": expensive_views(plan, statistics),
     }
@@ -98,25 +103,18 @@ def array_bytes(reader: CacheReader) -> dict[str, int]:
 
 def block_bytes(statistics: BlockStatistics) -> dict[int, int]:
     """Stored bytes of every captured block."""
-    return {block: sum(sizes[block] for sizes in statistics.object_bytes.values()) for block in statistics.block_rows}
+    return {block: sum(sizes[block] for sizes in statistics.object_bytes.values()) for block in statistics.block_priors}
 
 
-def field_figures(name: str, manifest: Manifest, statistics: BlockStatistics) -> dict[str, Any]:
-    """Range of one field; of logits also how they are stored, and of codes how well they are used."""
-    low, high = statistics.ranges[name]
-    figures: dict[str, Any] = {"low": low, "high": high}
-    if name not in LOGIT_FIELDS:
-        return figures
-    codec = FieldCodec.from_json(manifest.codec[name])
-    figures |= {**codec.to_json(), "bound": codec.max_abs_error(max(abs(low), abs(high)))}
-    if codec.is_float:
-        return figures
-    counts = statistics.histograms[name]
-    used = counts[counts > 0] / counts.sum()
-    figures["representable"] = [codec.low, codec.high]
-    figures["codes_used"] = len(used)
-    # What an ideal coder without context would need; the difference to the stored bytes is what compression gains.
-    figures["entropy_bits"] = float(-(used * np.log2(used)).sum())
+def value_figures(codec: Codec, statistics: BlockStatistics) -> dict[str, Any]:
+    """Range of weights and logits; of logits also how far one may be off."""
+    if not statistics.priors:
+        return {}
+    figures: dict[str, Any] = {}
+    for name, (low, high) in statistics.ranges.items():
+        figures[name] = {"low": low, "high": high}
+        if name in LOGIT_FIELDS:
+            figures[name]["bound"] = float(logit_bound(codec, name, max(abs(low), abs(high))).max())
     return figures
 
 
@@ -131,12 +129,12 @@ def anchor_sides(manifest: Manifest) -> list[float] | None:
 
 def expensive_views(plan: Plan, statistics: BlockStatistics) -> list[dict[str, Any]]:
     """Views with the most rows; a view's bytes are its share of its block's."""
-    rows, sizes = plan.rows_per_view, block_bytes(statistics)
+    rows, sizes = plan.priors_per_view, block_bytes(statistics)
     captured = np.flatnonzero(np.isin(plan.block, list(sizes)))
     largest = captured[np.argsort(-rows[captured], kind="stable")][:EXPENSIVE_VIEWS]
     result = []
     for view, block in zip(largest.tolist(), plan.block[largest].tolist(), strict=True):
-        share = rows[view] / max(1, statistics.block_rows[block])
+        share = rows[view] / max(1, statistics.block_priors[block])
         result.append({"view": str(plan.view(view)), "rows": int(rows[view]), "bytes": round(share * sizes[block])})
     return result
 

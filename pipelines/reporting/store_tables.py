@@ -16,7 +16,7 @@ def store_tables(figures: Mapping[str, Any]) -> dict[str, Table]:
     tables = {
         "Size": size_table(figures),
         "Rows a view": rows_table(figures),
-        "Values": values_table(figures["fields"]),
+        "Values": values_table(figures),
         "Measured errors, stored against teacher": errors_table(figures),
     }
     if "student" in figures:
@@ -56,17 +56,15 @@ def rows_table(figures: Mapping[str, Any]) -> Table:
     return Table(("level", *SPREAD), rows)
 
 
-def values_table(fields: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Range of every field, and how the logits are stored."""
-    rows = []
-    for name, field in fields.items():
-        ends = (f"{field[end]:,.0f}" if name == "prior_index" else f"{field[end]:.4g}" for end in ("low", "high"))
-        stored, codes, entropy = field.get("dtype", ""), "", ""
-        if "codes_used" in field:
-            stored += f", step {field['scale_factor']:g}"
-            codes, entropy = f"{field['codes_used']}", f"{field['entropy_bits']:.2f}"
-        rows.append((name, *ends, stored, codes, entropy))
-    return Table(("field", "lowest", "highest", "stored as", "codes used", "entropy, bits"), rows)
+def values_table(figures: Mapping[str, Any]) -> Table:
+    """Range of weights and logits, how they are stored, and how far a logit may be off."""
+    codec = figures["codec"]
+    stored = codec.get("dtype") or f"cells of {codec['columns']} columns, step {codec['step']:.4g}"
+    rows = [
+        (name, f"{one['low']:.4g}", f"{one['high']:.4g}", stored, f"{one['bound']:.3g}" if "bound" in one else "")
+        for name, one in figures["values"].items()
+    ]
+    return Table(("field", "lowest", "highest", "stored as", "bound of a logit's error"), rows)
 
 
 def errors_table(figures: Mapping[str, Any]) -> Table:
@@ -87,8 +85,8 @@ def _measure_of(name: str, figures: Mapping[str, Any]) -> str:
     """The unit of a measured error, and what a reader compares it with."""
     kind, _, measure = name.partition("_")
     if measure == "max_abs_error":
-        field = figures["fields"].get(f"{kind}_logits", {})
-        return f"codec's bound {field.get('bound', 0):.3g}"
+        values = figures["values"].get(f"{kind}_logits", {})
+        return f"codec's bound {values.get('bound', 0):.3g}"
     if measure.startswith("mean_kl_t"):
         return "nats, 0 = equal"
     sides = figures["anchor_sides"]

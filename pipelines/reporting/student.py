@@ -57,15 +57,15 @@ def student_figures(
     errors: the store's measured errors, as `store_figures` gives them.
     """
     student = Student(config, checkpoint)
-    views = TrainingViews(config, pixels=True)
+    views = TrainingViews(config)
     plan = reader.plan
     captured = np.isin(plan.block, reader.store.captured_blocks())
-    usable = np.flatnonzero(captured & (plan.rows_per_view > 0))
+    usable = np.flatnonzero(captured & (plan.priors_per_view > 0))
     chosen = np.random.default_rng(0).choice(usable, min(STUDENT_VIEWS, len(usable)), replace=False)
     rows, sums = 0, dict.fromkeys(("cls", "box"), 0.0)
     for view in map(plan.view, chosen.tolist()):
-        record = reader.read(view.patch_id, view.flip)
-        answers = student.logits(views.sample(view.patch_id, view.flip).image, record.prior_index)
+        record = reader.read(view.patch_id, view.draw)
+        answers = student.logits(views.sample(view.patch_id, view.draw).image, record.prior_index)
         for name, stored, answer in zip(sums, (record.cls_logits, record.box_logits), answers, strict=True):
             measured = measure_error(torch.from_numpy(stored), answer, name)
             sums[name] += len(record) * measured[f"{name}_{STUDENT_ERROR}"]

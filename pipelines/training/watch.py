@@ -120,7 +120,7 @@ def describe_cache(config: Config) -> dict[str, Any] | None:
         "teacher_sha256": manifest.teacher["weights_sha256"],
         "preset": manifest.codec["preset"],
         "views": manifest.plan["num_views"],
-        "rows": manifest.plan["num_rows"],
+        "rows": manifest.plan["num_priors"],
         "bytes": bytes_on_disk(path),
     }
 

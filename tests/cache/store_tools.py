@@ -63,7 +63,7 @@ def small_manifest(plan: Plan, preset: str = "default", **sections: Any) -> Mani
 def block_logits(plan: Plan, block: int) -> dict[str, np.ndarray]:
     """Made-up rows of a block, the same in every process: logits as a teacher would give them."""
     random = np.random.default_rng([7, block])
-    rows = [int(plan.rows_per_view[view]) for view in plan.views_of_block(block)]
+    rows = [int(plan.priors_per_view[view]) for view in plan.views_of_block(block)]
     index = [np.sort(random.choice(NUM_PRIORS, count, replace=False)) for count in rows]
     total = sum(rows)
     box = random.uniform(-14, 0, (total, *BOX_SHAPE)).astype(np.float32)

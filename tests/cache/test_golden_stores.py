@@ -38,7 +38,7 @@ def test_records_are_read_as_ever(golden_store: Path, expected) -> None:
     reader.require_complete()
     seen = set()
     for view in map(reader.plan.view, range(reader.plan.num_views)):
-        record = reader.read(view.patch_id, view.flip)
+        record = reader.read(view.patch_id, view.draw)
         for name in RECORD_ARRAYS:
             values = getattr(record, name)
             assert (values is None) == (f"{view}/{name}" not in expected)
@@ -47,7 +47,7 @@ def test_records_are_read_as_ever(golden_store: Path, expected) -> None:
                 np.testing.assert_array_equal(values, expected[f"{view}/{name}"])
                 assert values.dtype == expected[f"{view}/{name}"].dtype
     assert seen == set(expected)
-    assert sum(len(expected[name]) for name in seen if name.endswith("prior_index")) == reader.plan.num_rows > 20
+    assert sum(len(expected[name]) for name in seen if name.endswith("prior_index")) == reader.plan.num_priors > 20
 
 
 def test_zarr_alone_reads_the_same(golden_store: Path, expected) -> None:

@@ -519,7 +519,7 @@ def read_all(store: Path) -> None:
     reader.missing_blocks()
     for index in range(reader.plan.num_views):
         view = reader.plan.view(index)
-        reader.read(view.patch_id, view.flip)
+        reader.read(view.patch_id, view.draw)
 
 
 def verify_all(path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_store_on_s3_has_the_objects_of_a_folder(url: str, tmp_path: Path) -> 
     ours, theirs = CacheReader(url), CacheReader(tmp_path / "cache.zarr")
     ours.require_complete()
     for view in map(plan.view, range(plan.num_views)):
-        one, other = (vars(reader.read(view.patch_id, view.flip)) for reader in (ours, theirs))
+        one, other = (vars(reader.read(view.patch_id, view.draw)) for reader in (ours, theirs))
         assert all(np.array_equal(one[name], other[name]) for name in other)
 
 
@@ -247,8 +247,8 @@ def test_faults_now_and_then_are_survived(url: str, proxy: Proxy, tmp_path: Path
     reader = CacheReader(url)
     reader.require_complete()
     assert all_findings(url) == []
-    records = [len(reader.read(view.patch_id, view.flip)) for view in map(plan.view, range(plan.num_views))]
-    assert records == plan.rows_per_view.tolist()
+    records = [len(reader.read(view.patch_id, view.draw)) for view in map(plan.view, range(plan.num_views))]
+    assert records == plan.priors_per_view.tolist()
     proxy.fault = lambda request: None
     assert remote_contents(url) == contents(tmp_path / "cache.zarr")
     assert met >= set(product(("500", "503", "drop", "cut"), ("GET", "PUT")))
@@ -282,22 +282,22 @@ def test_an_answer_that_never_comes_is_asked_for_again(url: str, proxy: Proxy, m
     proxy.fault = stall_each
     said, errors = start(READ_ONE, url, STALL_SECONDS="1", TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS="1").communicate()
     assert [agent.partition("/")[0] for agent in agents] == ["object_store", "tensorstore"]
-    assert said.strip() == str(int(plan.rows_per_view[3 * len(FLIPS)])), errors
+    assert said.strip() == str(int(plan.priors_per_view[3 * len(FLIPS)])), errors
 
 
 @pytest.mark.parametrize("kind", ["500", "drop"])
 def test_faults_that_last_end_in_one_error(url: str, proxy: Proxy, kind: str) -> None:
     plan = write_store(url)
     reader = CacheReader(url)
-    view = plan.view(int(plan.rows_per_view.argmax()))
-    block = int(plan.block[plan.rows_per_view.argmax()])
+    view = plan.view(int(plan.priors_per_view.argmax()))
+    block = int(plan.block[plan.priors_per_view.argmax()])
     assert reader.plan.num_views == plan.num_views
     proxy.fault = lambda request: kind
     cure = r"Check AWS_ENDPOINT_URL and the network, then run the same command again$"
     for work in (
         lambda: CacheReader(url),
         lambda: CacheWriter(url, small_manifest(plan), plan),
-        lambda: reader.read(view.patch_id, view.flip),
+        lambda: reader.read(view.patch_id, view.draw),
         lambda: verify_documents(url),
         lambda: verify_block(reader.store, block),
         lambda: reader.missing_blocks(),
@@ -312,19 +312,19 @@ def test_a_store_that_stops_answering_stops_a_reader(url: str, proxy: Proxy) -> 
     """Arrays are open, so what fails is the record itself."""
     plan = write_store(url)
     reader = CacheReader(url)
-    first, last = (plan.view(view) for view in np.flatnonzero(plan.rows_per_view)[[0, -1]])
-    reader.read(first.patch_id, first.flip)
+    first, last = (plan.view(view) for view in np.flatnonzero(plan.priors_per_view)[[0, -1]])
+    reader.read(first.patch_id, first.draw)
     proxy.fault = lambda request: "500"
     with pytest.raises((StorageError, ValueError), match=r"Check AWS_ENDPOINT_URL and the network"):
-        reader.read(last.patch_id, last.flip)
+        reader.read(last.patch_id, last.draw)
 
 
 def test_a_lost_shard_is_an_error_and_no_fill_value(url: str) -> None:
     plan = write_store(url)
-    view = plan.view(int(plan.rows_per_view.argmax()))
-    bucket_at(url).delete(f"cls_logits/c/{plan.block[plan.rows_per_view.argmax()]}/0/0")
+    view = plan.view(int(plan.priors_per_view.argmax()))
+    bucket_at(url).delete(f"cls_logits/c/{plan.block[plan.priors_per_view.argmax()]}/0/0")
     with pytest.raises(ValueError, match=r"Run make verify-cache"):
-        CacheReader(url).read(view.patch_id, view.flip)
+        CacheReader(url).read(view.patch_id, view.draw)
 
 
 @pytest.mark.slow
@@ -338,7 +338,7 @@ def test_credentials_that_may_only_read(url: str, proxy: Proxy) -> None:
     assert reader.missing_blocks() == [1, 2]
     assert [finding.object for finding in all_findings(url)] == ["committed/c/1/0"]
     view = plan.view(int(plan.views_of_block(0)[-1]))
-    assert len(reader.read(view.patch_id, view.flip)) > 0
+    assert len(reader.read(view.patch_id, view.draw)) > 0
     before = remote_contents(url)
     with CacheWriter(url, small_manifest(plan), plan) as writer:
         with pytest.raises(StorageError, match=r"cannot be written: .*Check the credentials"):
@@ -392,17 +392,17 @@ def test_a_record_is_read_by_ranges(url: str, proxy: Proxy) -> None:
     plan = small_plan(40, views_per_block=160, seed=3)
     write_store(url, plan)
     bucket, reader = bucket_at(url), CacheReader(url)
-    view = plan.view(int(plan.rows_per_view.argmax()))
-    reader.find(view.patch_id, view.flip)
+    view = plan.view(int(plan.priors_per_view.argmax()))
+    reader.find(view.patch_id, view.draw)
     proxy.requests.clear()
-    assert len(reader.read(view.patch_id, view.flip)) > 0
+    assert len(reader.read(view.patch_id, view.draw)) > 0
     shards = {f"{bucket.prefix}/{key}": size for key, size in bucket.sizes("box_logits/c/").items()}
     proxy_reads = [request for request in proxy.of("GET") if request.key in shards]
     assert proxy_reads
     assert all(request.range for request in proxy_reads)
     assert sum(request.sent for request in proxy_reads) < 0.5 * sum(shards.values())
     proxy.requests.clear()
-    reader.read(view.patch_id, view.flip)
+    reader.read(view.patch_id, view.draw)
     assert proxy.requests == []
 
 
@@ -414,8 +414,8 @@ views = [reader.plan.view(view) for view in range(reader.plan.num_views)]
 print("reading", flush=True)
 sys.stdin.readline()
 for _ in range(3):
-    for view, rows in zip(views, reader.plan.rows_per_view.tolist(), strict=True):
-        assert len(reader.read(view.patch_id, view.flip)) == rows
+    for view, rows in zip(views, reader.plan.priors_per_view.tolist(), strict=True):
+        assert len(reader.read(view.patch_id, view.draw)) == rows
 print("done", flush=True)
 """
 
@@ -443,8 +443,8 @@ def test_a_reader_travels_by_its_address(url: str) -> None:
     plan = write_store(url)
     reader = pickle.loads(pickle.dumps(CacheReader(url)))
     assert reader.path == url
-    view = plan.view(int(plan.rows_per_view.argmax()))
-    assert len(reader.read(view.patch_id, view.flip)) == plan.rows_per_view.max()
+    view = plan.view(int(plan.priors_per_view.argmax()))
+    assert len(reader.read(view.patch_id, view.draw)) == plan.priors_per_view.max()
     assert SECRET.encode() not in pickle.dumps(reader)
 
 
@@ -537,7 +537,7 @@ def test_a_public_store_needs_no_credentials(url: str, server: str, proxy: Proxy
     proxy.requests.clear()
     assert CacheReader(url).missing_blocks() == []
     said, errors = start(READ_ONE, url).communicate()
-    assert said.strip() == str(int(plan.rows_per_view[3 * len(FLIPS)])), errors
+    assert said.strip() == str(int(plan.priors_per_view[3 * len(FLIPS)])), errors
     assert not any(request.is_signed for request in proxy.requests)
 
 

@@ -17,13 +17,13 @@ from tests.cache.store_tools import small_plan
 @given(num_patches=st.integers(1, 30), per_block=st.sampled_from([4, 8, 64]), seed=st.integers(0, 50))
 def test_rows_of_a_block_are_laid_end_to_end(num_patches, per_block, seed) -> None:
     plan = small_plan(num_patches, seed=seed, views_per_block=per_block)
-    np.testing.assert_array_equal(plan.row_stop - plan.row_start, plan.rows_per_view)
+    np.testing.assert_array_equal(plan.row_stop - plan.row_start, plan.priors_per_view)
     for block in range(plan.num_blocks):
         members = plan.views_of_block(block)
         np.testing.assert_array_equal(members, np.flatnonzero(plan.block == block))
         assert 0 < len(members) <= per_block
         np.testing.assert_array_equal(plan.row_start[members], np.r_[0, plan.row_stop[members][:-1]])
-        assert plan.row_stop[members][-1] == plan.rows_per_block[block]
+        assert plan.row_stop[members][-1] == plan.priors_per_block[block]
     # All views of a patch share a block.
     for patch in range(num_patches):
         assert len(set(plan.block[plan.view_patch == patch])) == 1
@@ -45,7 +45,7 @@ def test_large_patches_find_their_block_first() -> None:
     rows = np.reshape([2, 3, 2, 4, 3, 2], (6, 1, 1))
     patches = [PlannedPatch(f"P{n}", bytes(32), bytes(32), (64, 64), counts) for n, counts in enumerate(rows)]
     plan = make_plan(patches, FLIPS[:1], views_per_block=3)
-    assert plan.rows_per_block.tolist() == [8, 8]
+    assert plan.priors_per_block.tolist() == [8, 8]
 
 
 def test_order_of_the_patches_does_not_matter() -> None:

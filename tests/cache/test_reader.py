@@ -27,14 +27,14 @@ def store(tmp_path_factory) -> Path:
 def test_rows_that_equal_the_fill_value_are_rows(tmp_path: Path) -> None:
     """The largest code is the fill value and a legal code: a chunk of nothing else must be written all the same."""
     plan = small_plan()
-    block = int(plan.rows_per_block.argmax())
+    block = int(plan.priors_per_block.argmax())
     fields = block_fields(plan, block)
     for field in LOGIT_FIELDS:
         fields[field][:] = np.iinfo(fields[field].dtype).max
     with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
         writer.write(block, fields, NO_ERROR)
     view = plan.view(int(plan.views_of_block(block)[-1]))
-    record = CacheReader(tmp_path / "cache.zarr").read(view.patch_id, view.flip)
+    record = CacheReader(tmp_path / "cache.zarr").read(view.patch_id, view.draw)
     assert len(record) > 0
     np.testing.assert_array_equal(record.box_logits, 0)
 

@@ -51,7 +51,7 @@ def test_records_come_back_within_the_bound(tmp_path: Path, preset: str) -> None
     codecs = choose_codecs(preset, RANGES)
     for view_index in range(plan.num_views):
         view = plan.view(view_index)
-        record = reader.read(view.patch_id, view.flip)
+        record = reader.read(view.patch_id, view.draw)
         logits = block_logits(plan, int(plan.block[view_index]))
         rows = slice(int(plan.row_start[view_index]), int(plan.row_stop[view_index]))
         np.testing.assert_array_equal(record.prior_index, logits["prior_index"][rows])
@@ -69,7 +69,7 @@ def test_a_planned_assignment_comes_back(tmp_path: Path) -> None:
     reader = CacheReader(tmp_path / "cache.zarr")
     for view_index in range(plan.num_views):
         view = plan.view(view_index)
-        record = reader.read(view.patch_id, view.flip)
+        record = reader.read(view.patch_id, view.draw)
         stored = block_logits(plan, int(plan.block[view_index]))
         rows = slice(int(plan.assigned_start[view_index]), int(plan.assigned_stop[view_index]))
         np.testing.assert_array_equal(record.assigned_prior, stored["assigned_prior"][rows])
@@ -104,7 +104,7 @@ def test_other_readers_agree_with_ours(store: Path) -> None:
             view = plan.view(view_index)
             codes = np.asarray(group[name][block, rows])
             np.testing.assert_array_equal(foreign[block, rows].read().result(), codes)
-            ours = getattr(reader.read(view.patch_id, view.flip), name)
+            ours = getattr(reader.read(view.patch_id, view.draw), name)
             attributes = group[name].attrs.asdict()
             values = codes * attributes.get("scale_factor", 1) + attributes.get("add_offset", 0)
             np.testing.assert_allclose(ours, values, atol=1e-5)
@@ -332,7 +332,7 @@ def test_an_unfinished_cache_is_refused(tmp_path: Path) -> None:
         reader.require_complete()
     missing = plan.view(int(plan.views_of_block(1)[-1]))
     with pytest.raises(ValueError, match="block 1 was never captured"):
-        reader.read(missing.patch_id, missing.flip)
+        reader.read(missing.patch_id, missing.draw)
 
 
 def test_unknown_views_are_refused(tmp_path: Path) -> None:
@@ -355,13 +355,13 @@ def test_another_image_is_refused(store: Path) -> None:
 @pytest.mark.parametrize("name", RECORD_FIELDS)
 def test_a_lost_object_raises(store: Path, name: str) -> None:
     plan = CacheReader(store).plan
-    view_index = int(np.argmax(plan.rows_per_view))
+    view_index = int(np.argmax(plan.priors_per_view))
     view = plan.view(view_index)
     for file in (store / name / f"c/{plan.block[view_index]}").rglob("*"):
         if file.is_file():
             file.unlink()
     with pytest.raises(ValueError, match="verify-cache"):
-        CacheReader(store).read(view.patch_id, view.flip)
+        CacheReader(store).read(view.patch_id, view.draw)
 
 
 def test_wrong_rows_are_never_written(tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_wrong_rows_are_never_written(tmp_path: Path) -> None:
 def test_records_read_in_other_processes(store: Path, method: str, workers: int) -> None:
     """Under fork the parent has not read a record; under the others it has."""
     patch_id = "P0003__a__128__0___0"
-    expected = int(CacheReader(store).plan.rows_per_view[3 * len(FLIPS)])
+    expected = int(CacheReader(store).plan.priors_per_view[3 * len(FLIPS)])
     script = (
         "import multiprocessing, sys; from tests.cache.store_tools import read_in_child\n"
         "if __name__ == '__main__':\n"

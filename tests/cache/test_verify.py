@@ -58,7 +58,7 @@ def plan_with_an_empty_block(*, assigned: bool = False) -> Plan:
         planned = np.full(4, 30 * (number in (1, 2))) if assigned else None
         patches.append(PlannedPatch(f"P{number:04d}", digest, digest, (128, 128), counts, planned))
     plan = make_plan(patches, ("none", "horizontal", "vertical", "diagonal"), views_per_block=8)
-    assert 0 in plan.rows_per_block.tolist()
+    assert 0 in plan.priors_per_block.tolist()
     return plan
 
 
@@ -85,7 +85,7 @@ def store(tmp_path: Path, layout_of_many_chunks) -> Path:
 
 
 def full_block(path: Path) -> int:
-    return int(Store(path).plan.rows_per_block.argmax())
+    return int(Store(path).plan.priors_per_block.argmax())
 
 
 def named(findings: list[Finding]) -> list[str]:
@@ -190,7 +190,7 @@ def test_surplus_objects_are_found(store: Path, key: str) -> None:
 
 def test_a_shard_in_an_empty_block_is_found(store: Path) -> None:
     plan = Store(store).plan
-    empty, full = int(plan.rows_per_block.argmin()), full_block(store)
+    empty, full = int(plan.priors_per_block.argmin()), full_block(store)
     key = f"weight/c/{empty}/0"
     (store / key).parent.mkdir(parents=True)
     shutil.copy(store / f"weight/c/{full}/0", store / key)
@@ -202,7 +202,7 @@ def test_a_shard_in_an_empty_block_is_found(store: Path) -> None:
 def test_an_intact_object_of_another_block_is_found(store: Path) -> None:
     """Each passes its own checksum; the commit tells."""
     plan = Store(store).plan
-    first, second = np.flatnonzero(plan.rows_per_block)[:2]
+    first, second = np.flatnonzero(plan.priors_per_block)[:2]
     shutil.copy(store / f"cls_logits/c/{first}/0/0", store / f"cls_logits/c/{second}/0/0")
     findings = all_findings(store)
     assert named(findings) == [f"committed/c/{second}/0"]
@@ -297,7 +297,7 @@ def test_a_scale_that_is_not_the_manifests_is_found(store: Path) -> None:
 )
 def test_wrong_rows_under_a_good_commit_are_found(tmp_path: Path, field: str, value, problem: str) -> None:
     plan = small_plan()
-    block = int(plan.rows_per_block.argmax())
+    block = int(plan.priors_per_block.argmax())
     fields = block_fields(plan, block)
     fields[field][5] = value
     with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
@@ -347,14 +347,14 @@ def test_statistics_of_blocks_add_up(tmp_path: Path, preset: str, layout_of_many
             writer.write(block, block_fields(plan, block, preset), np.full(len(ERROR_COLUMNS), block + 1.0))
     total = functools.reduce(operator.add, [block_statistics(Store(path), block) for block in range(plan.num_blocks)])
 
-    assert (total.blocks, total.views, total.rows) == (plan.num_blocks, plan.num_views, plan.num_rows)
-    np.testing.assert_array_equal(total.rows_per_level, plan.level_counts.sum(axis=0))
-    assert total.block_rows == dict(enumerate(plan.rows_per_block.tolist()))
+    assert (total.blocks, total.views, total.rows) == (plan.num_blocks, plan.num_views, plan.num_priors)
+    np.testing.assert_array_equal(total.priors_per_level, plan.level_counts.sum(axis=0))
+    assert total.block_priors == dict(enumerate(plan.priors_per_block.tolist()))
     for name in layout.ArrayNames(False).block:
         sizes = [file.stat().st_size for file in (path / name).rglob("c/*/**/*") if file.is_file()]
         assert sum(total.object_bytes[name].values()) == sum(sizes)
     np.testing.assert_array_equal(total.error_max, plan.num_blocks)
-    weighted = (plan.rows_per_block * np.arange(1, plan.num_blocks + 1)).sum()
+    weighted = (plan.priors_per_block * np.arange(1, plan.num_blocks + 1)).sum()
     np.testing.assert_allclose(total.error_sum, weighted)
 
     rows = [block_logits(plan, block) for block in range(plan.num_blocks)]
@@ -364,9 +364,9 @@ def test_statistics_of_blocks_add_up(tmp_path: Path, preset: str, layout_of_many
         bound = codecs[name].max_abs_error(14) if name in codecs else 0
         np.testing.assert_allclose(total.ranges[name], [values.min(), values.max()], atol=bound)
     for name in LOGIT_FIELDS:
-        assert total.histograms[name].sum() == plan.num_rows * int(np.prod(rows[0][name].shape[1:]))
+        assert total.histograms[name].sum() == plan.num_priors * int(np.prod(rows[0][name].shape[1:]))
         assert total.outside[name] == 0
-    assert total.histograms["weight"].sum() == plan.num_rows
+    assert total.histograms["weight"].sum() == plan.num_priors
 
 
 def test_the_histogram_counts_codes(store: Path) -> None:

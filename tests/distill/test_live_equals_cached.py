@@ -170,7 +170,7 @@ def test_the_store_is_exact(twins) -> None:
     reader = CacheReader(twins.config.cache)
     assert reader.manifest.codec["preset"] == "exact"
     assert reader.plan.num_views == 4 * len(twins.patch_ids)
-    assert (reader.plan.rows_per_view > 0).all()
+    assert (reader.plan.priors_per_view > 0).all()
 
 
 BATCHES = [

@@ -47,7 +47,7 @@ def test_a_block_is_checked_without_a_wait_for_every_view(project: Project, aske
     answers = [answer for batch in asked.batches(range(12)) for answer in asked.logits([batch])]
     with Calls() as calls:
         targets = BlockEncoder(asked.patches, asked.teacher.adapter, codecs).encode(0, answers)
-    assert targets.fields["cls_logits"].shape[0] == asked.plan.num_rows
+    assert targets.fields["cls_logits"].shape[0] == asked.plan.num_priors
     assert calls.count["aminmax"] == len(LOGIT_FIELDS) * asked.plan.num_views
     assert calls.count["_local_scalar_dense"] == 0
 
@@ -76,7 +76,7 @@ def test_stages_that_do_not_overlap_are_added(device: str, loaders: int, seconds
     """Half the rows of a plan were probed. A Dask worker, which has no loaders, does one stage after the other."""
     monkeypatch.setattr("pipelines.capture.probe.available_cores", lambda: 4)
     plan = small_plan()
-    cost = PatchCost(rows=plan.num_rows // 2, loading=1, asking=1.5, encoding=2.5, writing=20, bytes=1)
+    cost = PatchCost(rows=plan.num_priors // 2, loading=1, asking=1.5, encoding=2.5, writing=20, bytes=1)
     predicted = predicted_seconds(plan, [cost], device, loaders)
-    scale = plan.num_rows / (plan.num_rows // 2) / 2
+    scale = plan.num_priors / (plan.num_priors // 2) / 2
     assert predicted == pytest.approx(scale * seconds)

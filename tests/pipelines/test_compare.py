@@ -29,7 +29,7 @@ def test_three_kinds_with_two_seeds(project: Project, tmp_path, capfd) -> None:
     assert json.loads((tmp_path / "compare.json").read_text()) == figures
     # Same weights, same views, and an exact cache: the live student's losses, to the last digit of the log.
     assert figures["unpaired"] == []
-    assert figures["cache"]["rows"] == CacheReader(project.cache).plan.num_rows
+    assert figures["cache"]["rows"] == CacheReader(project.cache).plan.num_priors
     logs = {}
     for kind in ("plain", "live", "cached"):
         assert len(figures["students"][kind]["AP50"]["values"]) == 2

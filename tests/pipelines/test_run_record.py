@@ -31,7 +31,7 @@ def test_a_training_says_what_it_was(project: Project, tmp_path) -> None:
     manifest = CacheReader(project.cache).manifest
     text = json.dumps(manifest.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert run_record["cache"]["fingerprint"] == manifest.fingerprint == hashlib.sha256(text.encode()).hexdigest()
-    assert run_record["cache"]["rows"] == manifest.plan["num_rows"]
+    assert run_record["cache"]["rows"] == manifest.plan["num_priors"]
     stored = sum(file.stat().st_size for file in project.cache.rglob("*") if file.is_file())
     assert run_record["cache"]["bytes"] == stored
     assert run_record["kind"] == "cached"

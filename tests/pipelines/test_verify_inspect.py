@@ -201,8 +201,8 @@ def test_inspection_counts_what_is_there(project: Project, capfd, tmp_path) -> N
     assert figures["arrays"]["weight"]["bytes"] == sum(
         len(data) for key, data in files.items() if key.startswith("weight/")
     )
-    assert figures["rows"] == plan.num_rows
-    assert figures["rows_per_view"]["max"] == figures["expensive_views"][0]["rows"] == plan.rows_per_view.max()
+    assert figures["rows"] == plan.num_priors
+    assert figures["rows_per_view"]["max"] == figures["expensive_views"][0]["rows"] == plan.priors_per_view.max()
     assert [level["mean"] for level in figures["levels"]] == plan.level_counts.mean(axis=0).tolist()
     assert figures["fields"]["box_logits"]["high"] == 0
     assert figures["errors"]["box_max_abs_error"] == {"mean": 0, "largest_block": 0}

@@ -47,7 +47,7 @@ def test_plan_prints_what_the_capture_stored(project: Project, capfd) -> None:
     assert call(plan, "--config", project.config("distill"), "--json", "--loaders", 0) == 0
     figures = json.loads(capfd.readouterr().out)
     stored = CacheReader(project.cache).manifest.plan
-    assert (figures["views"], figures["rows"]) == (stored["num_views"], stored["num_rows"])
+    assert (figures["views"], figures["rows"]) == (stored["num_views"], stored["num_priors"])
 
 
 def test_the_student_trains_without_the_teacher(project: Project, tmp_path, monkeypatch) -> None:
@@ -268,7 +268,7 @@ def test_a_student_may_read_a_part_of_the_region(project: Project, tmp_path) -> 
         arguments = ["--config", project.config("distill"), "--cache", cache, "--work-dir", tmp_path / name, *options]
         assert call(distill, *arguments) == 0
         losses[name] = [(line["loss_ld"], line["loss_kd"]) for line in last_losses(tmp_path / name)]
-    assert CacheReader(own).plan.num_rows < CacheReader(project.cache).plan.num_rows
+    assert CacheReader(own).plan.num_priors < CacheReader(project.cache).plan.num_priors
     np.testing.assert_allclose(losses["part"], losses["own"], rtol=1e-6)
 
 

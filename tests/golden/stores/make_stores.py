@@ -80,7 +80,7 @@ def records(store: Path) -> dict[str, np.ndarray]:
     reader = CacheReader(store)
     found = {}
     for view in map(reader.plan.view, range(reader.plan.num_views)):
-        record = reader.read(view.patch_id, view.flip)
+        record = reader.read(view.patch_id, view.draw)
         for name in RECORD_ARRAYS:
             values = getattr(record, name)
             if values is not None:
