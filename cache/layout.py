@@ -342,7 +342,8 @@ def _cell_specs(sizes: StoreSizes, head: HeadShape, codec: Mapping[str, Any]) ->
         ("variance", (columns,), ("coefficient",)),
     ):
         yield ArraySpec(f"codec/{name}", shape, "float32", shape, dimensions, float("nan"))
-    yield _row_spec(sizes, "cell_index", "uint32", POISON_INDEX, {"long_name": "flat cell index"})
+    index = {"long_name": "flat cell index"}
+    yield _row_spec(sizes, "cell_index", "uint32", POISON_INDEX, index, per_chunk=CELLS_PER_CHUNK)
     weight = {"units": "1", "long_name": "region weight of every prior of the cell; 0: not stored"}
     yield _column_spec(sizes, "cell_weight", "float16", float("nan"), weight, (head.priors, "prior"), shuffle=True)
     codes = {"units": "1", "long_name": "coefficients of the cell", "scale_factor": codec["step"], "add_offset": 0.0}
@@ -357,10 +358,11 @@ def _row_spec(
     attributes: Mapping[str, Any],
     *tail: Axis,
     shuffle: bool = True,
+    per_chunk: int = ROWS_PER_CHUNK,
 ) -> ArraySpec:
     """A field of a record: blocks of rows, a shard a block."""
     is_assigned = name in ASSIGNED_FIELDS
-    chunk, rows = _chunked((sizes.assigned_rows if is_assigned else sizes.rows) or 0, ROWS_PER_CHUNK)
+    chunk, rows = _chunked((sizes.assigned_rows if is_assigned else sizes.rows) or 0, per_chunk)
     shape, labels = _split(tail)
     return ArraySpec(
         name,

@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from cache.quantize import LOGIT_FIELDS
+from cache.codec import LOGIT_FIELDS
 
 from cache.reader import CacheReader
 from cache.storage import locate

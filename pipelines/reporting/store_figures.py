@@ -74,9 +74,7 @@ def store_figures(reader: CacheReader, statistics: BlockStatistics) -> dict[str,
         "anchor_sides": anchor_sides(manifest),
         "errors": {
             column: {"mean": float(total / rows), "largest_block": float(largest)}
-            for column, total, largest in zip(
-                error_columns(manifest), statistics.error_sum, statistics.error_max, strict=True
-            )
+            for column, total, largest in zip(columns, statistics.error_sum, statistics.error_max, strict=True)
         },
         "expensive_views": expensive_views(plan, statistics),
     }
