@@ -259,7 +259,9 @@ class CacheReader:
         stored = self._read_rows(block, found)
         record = self._cells_of(stored) if self.store.names.cells else self._rows_of(stored)
         if (np.diff(record.prior_index) <= 0).any() or not (record.weight > 0).all():
-            raise ValueError(f"cache {self.path}, view {found.view}: the record is damaged. Run make verify-cache CACHE={self.path}")
+            raise ValueError(
+                f"cache {self.path}, view {found.view}: the record is damaged. Run make verify-cache CACHE={self.path}"
+            )
         return record
 
     def _read_rows(self, block: int, found: StoredView) -> dict[str, np.ndarray]:

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from cache.codec import LOGIT_FIELDS
-
 from cache.reader import CacheReader
 from cache.storage import locate
 from cache.store import Store
