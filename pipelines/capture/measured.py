@@ -53,13 +53,20 @@ def _divergences(logits: Tensor, decoded: Tensor, error: Tensor) -> Tensor:
     tenths = [(values.double() - top).div_(10).exp_() for values, top in ((logits, teacher_top), (decoded, stored_top))]
     shift = (stored_top - teacher_top).squeeze(-1)
     found = []
-    for temperature in ERROR_TEMPERATURES:
-        teacher, stored = (values ** (10 / temperature) for values in tenths)
+    for temperature, teacher, stored in zip(ERROR_TEMPERATURES, *map(_powers, tenths), strict=True):
         weight = teacher.sum(dim=-1)
         # log(sum of exp(stored)) - log(sum of exp(teacher)), with the maxima that were subtracted.
         log_ratio = (stored.sum(dim=-1) / weight).log() + shift / temperature
         found.append(((teacher * error).sum(dim=-1) / weight / temperature + log_ratio).sum())
     return torch.stack(found)
+
+
+def _powers(tenth: Tensor) -> tuple[Tensor, ...]:
+    """Exponentials at each of `ERROR_TEMPERATURES`, from those at 10."""
+    fifth = tenth.square()
+    half = fifth.square() * tenth
+    assert ERROR_TEMPERATURES == (1, 2, 5, 10)
+    return half.square(), half, fifth, tenth
 
 
 def measure_box_change(adapter: HeadAdapter, before: Tensor, after: Tensor) -> dict[str, float]:
