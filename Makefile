@@ -18,6 +18,7 @@ takes_inspect-cache := CONFIG DATA_ROOT CACHE CHECKPOINT WORK_DIR ARGS
 takes_fetch-cache := CACHE ARGS
 takes_caches := CACHE ARGS
 takes_config := CONFIG DATA_ROOT ARGS
+takes_recode-cache := CONFIG DATA_ROOT CACHE ARGS
 takes_distill := CONFIG DATA_ROOT CACHE WORK_DIR RESUME GPUS ARGS
 takes_sweep := SWEEP CACHE WORK_DIR ARGS
 takes_compare := CONFIG DATA_ROOT TEACHER CHECKPOINT CACHE WORK_DIR ARGS
@@ -60,7 +61,7 @@ train = $(if $(strip $(GPUS)),.venv/bin/torchrun --standalone --nproc-per-node $
 resumed = $(filter-out 0,$(RESUME))
 training = $(call option,--config,$(or $(2),$(if $(and $(resumed),$(WORK_DIR)),,$(1)))) $(data_root) $(call option,--work-dir,$(WORK_DIR)) $(if $(resumed),--resume)
 
-.PHONY: help setup smoke demo data teacher train plan cache-teacher verify-cache inspect-cache fetch-cache caches config distill sweep compare evaluate publish report bench test stress lint format
+.PHONY: help setup smoke demo data teacher train plan cache-teacher verify-cache inspect-cache fetch-cache recode-cache caches config distill sweep compare evaluate publish report bench test stress lint format
 
 help: ## this list
 	@echo "Usage: make <target> [VARIABLE=value ...]"
@@ -104,6 +105,9 @@ inspect-cache: $(READY) ## CACHE= sizes, rows, values, errors; with CONFIG= pict
 
 fetch-cache: $(READY) ## copy CACHE=s3://... into a folder and verify it: ARGS='--to caches/name.zarr'; resumes
 	$(call run,fetch_cache) --cache $(call quoted,$(or $(CACHE),$(error CACHE= is needed))) $(ARGS)
+
+recode-cache: $(READY) ## a cache of another codec from CACHE=, without the teacher: ARGS='--to b.zarr --codec small'
+	$(call run,recode_cache) $(call config,$(DEFAULT)) $(call option,--cache,$(CACHE)) $(ARGS)
 
 caches: $(READY) ## list the caches in CACHE= (a folder, default: caches): teacher, classes, size, fingerprint, completeness
 	$(call run,caches) $(call option,--folder,$(CACHE)) $(ARGS)

@@ -176,12 +176,12 @@ def make_plan(
     rows = level_counts.sum(axis=1, dtype=np.int64)
     if as_cells:
         rows = np.concatenate([patch.cell_counts for patch in patches]).astype(np.int64)
-    row_start, row_stop = _row_ranges(block, rows)
+    row_start, row_stop = place_rows(block, rows)
     assigned_start = assigned_stop = None
     assigned = [patch.assigned_counts for patch in patches if patch.assigned_counts is not None]
     if assigned:
         assert len(assigned) == len(patches), "the assignment is planned for some patches alone"
-        assigned_start, assigned_stop = _row_ranges(block, np.concatenate(assigned).astype(np.int64))
+        assigned_start, assigned_stop = place_rows(block, np.concatenate(assigned).astype(np.int64))
     draw_view = np.stack([patch.draw_view for patch in patches])
     assert draw_view.shape[1] == len(draws), "a patch has other draws than the plan"
     first_view = np.cumsum(views) - views
@@ -241,8 +241,8 @@ def _balance(priors: np.ndarray, views: np.ndarray, views_per_block: int) -> np.
     return patch_block
 
 
-def _row_ranges(block: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Start and stop row of every view inside its block, views in order."""
+def place_rows(block: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(V,) uint32 first row of every view inside its block, views in order, and one past its last."""
     order = np.argsort(block, kind="stable")
     rows_before = np.cumsum(rows[order]) - rows[order]
     first_of_block = np.searchsorted(block[order], block[order])

@@ -14,8 +14,7 @@ from cache.codec import BOUND_TEMPERATURE, Codec, CodecRequest, RowCodec
 from pipelines.capture.encoding import BlockRows
 from pipelines.capture.measured import mean_divergence
 
-# Cells that a basis is fitted on, for every coefficient of a cell; and the most, of fitting and of measuring.
-CELLS_PER_COEFFICIENT = 20
+# Most cells that a basis is fitted on, and that a step is tried on.
 MOST_CELLS = 2**15, 2**14
 # Steps are powers of 2 to the 1/16: so coarse that another sample finds the same, and a percent of size apart.
 STEPS_PER_OCTAVE = 16

@@ -21,11 +21,10 @@ from pipelines.base.command import available_cores
 from pipelines.base.files import bytes_on_disk
 from pipelines.base.progress import progress
 from pipelines.capture.asking import PatchLogits, TeacherViews
-from pipelines.capture.codec_choice import CELLS_PER_COEFFICIENT, choose_codec
+from pipelines.capture.codec_choice import choose_codec
 from pipelines.capture.encoding import BlockEncoder, BlockRows, BlockTargets
-from pipelines.capture.sampling import choose_patches
+from pipelines.capture.sampling import probe_patches
 
-PROBE_VIEWS = 32
 # A stored commit: 32 bytes, with the frames of zstd and the checksum.
 COMMIT_BYTES = 45
 
@@ -120,21 +119,6 @@ def run_probe(asked: TeacherViews, request: CodecRequest, sections: Mapping[str,
         seconds=predicted_seconds(plan, cost, asked.teacher.device.type, asked.options.loaders),
         teacher_seconds=float(sum(answer.seconds for answer in answers)) / views,
     )
-
-
-def probe_patches(plan: Plan, request: CodecRequest, head: HeadShape) -> tuple[list[int], list[int]]:
-    """The patches that a probe measures, and others that it fits a basis on; none where there are no others."""
-    views = plan.num_views / len(plan.patch_ids)
-    sample = choose_patches(plan, max(1, int(PROBE_VIEWS / views)))
-    if not request.is_cells:
-        return sample, []
-    cells = int(plan.rows_per_block().sum()) / len(plan.patch_ids)
-    wanted = max(len(sample), int(np.ceil(CELLS_PER_COEFFICIENT * head.coordinates / max(1.0, cells))))
-    others = choose_patches(plan, wanted, without=sample)
-    if not others and len(sample) > 1:
-        # So few patches that all of them were to be measured.
-        sample, others = sample[::2], sample[1::2]
-    return sample, others
 
 
 def _ask(asked: TeacherViews, sample: Sequence[int]) -> tuple[list[PatchLogits], list[float], list[float]]:

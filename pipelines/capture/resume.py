@@ -81,7 +81,8 @@ def require_room_for(path: Location, plan: Plan, config: Config, codec: Codec, p
     if probe is not None:
         needed, basis = float(probe.bytes), "by the probe's prediction"
     else:
-        missing = int(plan.priors_per_block[CacheReader(path).missing_blocks()].sum())
+        blocks = CacheReader(path).missing_blocks() if path.exists() else list(range(plan.num_blocks))
+        missing = int(plan.priors_per_block[blocks].sum())
         captured = plan.num_priors - missing
         if captured:
             needed, basis = bytes_on_disk(path) / captured * missing, "at the size of the blocks that it holds"

@@ -6,10 +6,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cache.cells import HeadShape
+from cache.codec import CodecRequest
 from cache.plan import Plan
 
 # Seed of the sample; the codec's steps depend on it.
 PROBE_SEED = 0
+PROBE_VIEWS = 32
+# Cells that a basis is fitted on, for every coefficient of a cell.
+CELLS_PER_COEFFICIENT = 20
+
+
+def probe_patches(plan: Plan, request: CodecRequest, head: HeadShape) -> tuple[list[int], list[int]]:
+    """The patches that a probe measures, and others that it fits a basis on; none where there are no others."""
+    views = plan.num_views / len(plan.patch_ids)
+    sample = choose_patches(plan, max(1, int(PROBE_VIEWS / views)))
+    if not request.is_cells:
+        return sample, []
+    cells = int(plan.rows_per_block().sum()) / len(plan.patch_ids)
+    wanted = max(len(sample), int(np.ceil(CELLS_PER_COEFFICIENT * head.coordinates / max(1.0, cells))))
+    others = choose_patches(plan, wanted, without=sample)
+    if not others and len(sample) > 1:
+        # So few patches that all of them were to be measured.
+        sample, others = sample[::2], sample[1::2]
+    return sample, others
 
 
 def choose_patches(plan: Plan, count: int, without: Sequence[int] = ()) -> list[int]:
