@@ -337,6 +337,14 @@ class CellRows:
         cells = np.bincount(view[is_first], minlength=len(views))
         return cls(cell[is_first], place * priors + prior, cells, priors)
 
+    def parts(self, most: int) -> Iterator[tuple[slice, CellRows]]:
+        """Runs of at most so many cells: their priors among the m, and the run itself."""
+        for start in range(0, len(self.cell_index), most):
+            stop = min(start + most, len(self.cell_index))
+            first, last = np.searchsorted(self.row, [start * self.priors, stop * self.priors]).tolist()
+            row = self.row[first:last] - start * self.priors
+            yield slice(first, last), CellRows(self.cell_index[start:stop], row, self.cells, self.priors)
+
     def scatter(self, values: np.ndarray) -> np.ndarray:
         """(m, ...) values of the priors -> (n, A, ...), zeros where a prior is not stored."""
         dense = np.zeros((len(self.cell_index) * self.priors, *values.shape[1:]), dtype=values.dtype)

@@ -27,7 +27,7 @@ MAX_COMPILED_SHAPES = 8
 class PatchLogits:
     """The teacher's logits at the region of a patch's F views, on the teacher's device; M rows.
 
-    seconds: the teacher's forward pass and the gathering, this patch's share of its batch.
+    seconds: the teacher's forward pass and the gathering, this patch's share of its batch, where it was timed.
     """
 
     patch: int
@@ -77,8 +77,8 @@ class TeacherViews:
         for batch in batches:
             yield from self.ask([next(loaded) for _ in batch])
 
-    def ask(self, patches: Sequence[PatchViews]) -> list[PatchLogits]:
-        """Teacher forward on the views of patches of one size, rows gathered."""
+    def ask(self, patches: Sequence[PatchViews], *, timed: bool = False) -> list[PatchLogits]:
+        """Teacher forward on the views of patches of one size, rows gathered; a device is waited for if `timed`."""
         device = self.teacher.device
         inputs = self.teacher.preprocess(torch.cat([views.images for views in patches]))
         regions = [torch.from_numpy(index) for views in patches for index in views.regions.prior_index]
@@ -86,7 +86,7 @@ class TeacherViews:
         maps = self.teacher.forward(inputs)
         adapter = self.teacher.adapter
         logits = adapter.gather(maps, Rows.of(adapter.grid_of_maps(maps[0]), regions).to(device))
-        if device.type == "cuda":
+        if timed and device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = (time.perf_counter() - started) / len(patches)
         rows = [sum(map(len, views.regions.prior_index)) for views in patches]

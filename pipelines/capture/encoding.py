@@ -20,6 +20,8 @@ from pipelines.capture.measured import measure_box_change, measure_error
 
 # Rows of a block, evenly spaced, whose boxes are compared: rotated IoU costs microseconds a pair on a CPU.
 BOX_CHANGE_ROWS = 65536
+# Cells that are changed into coefficients together: the basis works in float64.
+CELLS_AT_ONCE = 16384
 BOUND_COLUMNS = tuple(f"{name}_mean_kl_t{BOUND_TEMPERATURE:g}" for name in ("cls", "box"))
 
 
@@ -163,26 +165,11 @@ def encode_rows(
     Raises:
         ValueError: a weight or a coefficient that the store cannot hold.
     """
-    cls_logits, box_logits = rows.cls_logits, rows.box_logits
-    device = cls_logits.device
     if isinstance(codec, CellCodec):
-        require_weights("float16", rows.weight, where)
-        cells = rows.cells(codec.head)
-        codes = codec.encode(cells.scatter(rows.values), cells.is_stored, where)
-        fields = {
-            "cell_index": cells.cell_index.astype(np.uint32),
-            "cell_weight": np.ascontiguousarray(cells.scatter(rows.weight.astype(np.float16)).T),
-            "coefficients": codes,
-        }
-        decoded = torch.from_numpy(cells.gather(codec.decode(codes))).to(device)
-        ours, boxes = decoded[:, : codec.head.classes], decoded[:, codec.head.classes :].view_as(box_logits)
-        if box_logits.shape[-1] > 1:
-            # No loss reads the mean of a group of bins, so none is stored.
-            boxes = boxes + (box_logits.mean(dim=-1, keepdim=True) - boxes.mean(dim=-1, keepdim=True))
-        return fields, (ours, boxes)
+        return _encode_cells(codec, rows, where)
     require_weights(codec.dtype, rows.weight, where)
     dtype = getattr(torch, codec.dtype)
-    stored = cls_logits.to(dtype), box_logits.to(dtype)
+    stored = rows.cls_logits.to(dtype), rows.box_logits.to(dtype)
     fields = {
         "prior_index": rows.prior_index.astype(np.uint32),
         "weight": rows.weight.astype(codec.dtype),
@@ -190,6 +177,31 @@ def encode_rows(
         "box_logits": stored[1].flatten(1).cpu().numpy(),
     }
     return fields, None if dtype == torch.float32 else (stored[0].float(), stored[1].float())
+
+
+def _encode_cells(codec: CellCodec, rows: BlockRows, where: str) -> tuple[dict[str, np.ndarray], tuple[Tensor, Tensor]]:
+    require_weights("float16", rows.weight, where)
+    cells = rows.cells(codec.head)
+    decoded, codes = np.empty_like(rows.values), np.empty((codec.columns, len(cells.cell_index)), dtype=np.int8)
+    start = 0
+    for priors, part in cells.parts(CELLS_AT_ONCE):
+        coded = codec.encode(part.scatter(rows.values[priors]), part.is_stored, where)
+        decoded[priors] = part.gather(codec.decode(coded))
+        codes[:, start : start + coded.shape[1]] = coded
+        start += coded.shape[1]
+    fields = {
+        "cell_index": cells.cell_index.astype(np.uint32),
+        "cell_weight": np.ascontiguousarray(cells.scatter(rows.weight.astype(np.float16)).T),
+        "coefficients": codes,
+    }
+    ours, boxes = (
+        torch.from_numpy(decoded).to(rows.cls_logits.device).split([codec.head.classes, sum(codec.head.bins)], 1)
+    )
+    boxes = boxes.reshape(rows.box_logits.shape)
+    if boxes.shape[-1] > 1:
+        # No loss reads the mean of a group of bins, so none is stored.
+        boxes = boxes + (rows.box_logits.mean(dim=-1, keepdim=True) - boxes.mean(dim=-1, keepdim=True))
+    return fields, (ours, boxes)
 
 
 def measure_rows(rows: BlockRows, decoded: tuple[Tensor, Tensor]) -> dict[str, float]:

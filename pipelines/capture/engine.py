@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -53,7 +52,7 @@ def make_engine(
 
 
 class InProcess:
-    """The teacher in this process, with loader processes before it and a writing thread after it."""
+    """The teacher in this process, with loader processes before it and threads that encode and write after it."""
 
     def __init__(self, config: Config, teacher: TeacherOptions, options: CaptureOptions, turn: int = 0) -> None:
         self.config = config
@@ -66,18 +65,8 @@ class InProcess:
         return sections, run_probe(self.asked, CodecRequest.of(self.config.codec), sections) if probe else None
 
     def fill(self, writer: CacheWriter) -> int:
-        written = 0
-        with ThreadPoolExecutor(max_workers=1) as executor, _progress(writer) as advance:
-            pending = None
-            kl = writer.manifest.codec["kl"]
-            for targets in capture_blocks(self.asked, writer.missing_blocks(), writer.codec, kl):
-                if pending is not None:
-                    written += pending.result()
-                pending = executor.submit(writer.write, targets.block, targets.fields, targets.error)
-                advance(len(writer.plan.views_of_block(targets.block)))
-            if pending is not None:
-                written += pending.result()
-        return written
+        with _progress(writer) as advance:
+            return capture_blocks(self.asked, writer, writer.missing_blocks(), advance)
 
 
 class OnCluster:

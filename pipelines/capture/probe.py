@@ -142,9 +142,9 @@ def _ask(asked: TeacherViews, sample: Sequence[int]) -> tuple[list[PatchLogits],
             torch.set_num_threads(threads)
             if not answers:
                 # Warms the device up.
-                asked.ask(views)
+                asked.ask(views, timed=True)
             started = time.perf_counter()
-            answers += asked.ask(views)
+            answers += asked.ask(views, timed=True)
             asking += [(time.perf_counter() - started) / len(batch)] * len(batch)
             loading += [(loaded - began) / len(batch)] * len(batch)
             advance(len(batch))

@@ -66,8 +66,7 @@ def capture_block(block: int, *, job: Shared[Job], path: Location) -> int:
     """Capture and commit one block; returns the bytes written."""
     with _at_work(job):
         asked, writer = _opened(job, path)
-        (targets,) = capture_blocks(asked, [block], writer.codec, writer.manifest.codec["kl"])
-        return writer.write(block, targets.fields, targets.error)
+        return capture_blocks(asked, writer, [block], lambda views: None)
 
 
 @contextmanager
