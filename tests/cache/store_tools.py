@@ -8,17 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from cache.cells import Basis, CellCodec, CellRows, HeadShape, count_cells
+from cache.codec import Codec, CodecRequest, RowCodec, describe_codec
 from cache.layout import ASSIGNED_FIELDS, ERROR_COLUMNS
 from cache.manifest import Manifest
 from cache.plan import Plan, PlannedPatch, make_plan
-from cache.quantize import CODED_FIELDS, ValueRange, choose_codecs, resolve_codec
 from cache.reader import CacheReader
 from cache.view import FLIPS
 from cache.writer import CacheWriter
 
 NUM_CLASSES, BOX_SHAPE, NUM_PRIORS = 3, (5, 9), 3024
-NO_ERROR = np.zeros(len(ERROR_COLUMNS))
-RANGES = {"cls_logits": ValueRange(-9.0, 2.0), "box_logits": ValueRange(-14.0, 0.0)}
+HEAD_SECTION = {
+    "classes": list("abc"),
+    "box_parameters": ["x", "y", "w", "h", "angle"],
+    "num_bins": 9,
+    # Priors of a cell; strides are left out, so that no grid says how many priors a level has.
+    "grid": {"ratios": [1.0, 0.5], "scales": [2.0]},
+}
+HEAD = HeadShape.of(HEAD_SECTION)
+NO_ERROR = dict.fromkeys(ERROR_COLUMNS, 0.0)
 
 
 def small_plan(
@@ -27,35 +35,66 @@ def small_plan(
     seed: int = 0,
     views_per_block: int = 8,
     assigned: bool = False,
+    as_cells: bool = False,
 ) -> Plan:
-    """Patches with random row counts; the first one has no object."""
+    """Patches with random numbers of priors; the first one has no object."""
     random = np.random.default_rng(seed)
     patches = []
     for number in range(num_patches):
         counts = random.integers(0, 60, (len(flips), 3)) * (number > 0)
         digest = bytes([number]) * 32
         planned = random.integers(0, 9, len(flips)) * (number > 0) if assigned else None
-        patches.append(PlannedPatch(f"P{number:04d}__a__128__0___0", digest, digest, (128, 128), counts, planned))
-    return make_plan(patches, flips, views_per_block=views_per_block)
+        views = np.arange(len(flips))
+        patches.append(
+            PlannedPatch(
+                patch_id=f"P{number:04d}__a__128__0___0",
+                image_sha256=digest,
+                label_sha256=digest,
+                shape=(128, 128),
+                draw_view=views,
+                view_crc32c=100 * number + views,
+                level_counts=counts,
+                cell_counts=np.asarray([_cells(number, view, counts[view].sum()) for view in views]),
+                assigned_counts=planned,
+            )
+        )
+    return make_plan(patches, flips, views_per_block=views_per_block, as_cells=as_cells)
 
 
-def small_manifest(plan: Plan, preset: str = "default", **sections: Any) -> Manifest:
-    codecs = choose_codecs(preset, RANGES)
-    head = {"classes": list("abc"), "box_parameters": ["x", "y", "w", "h", "angle"], "num_bins": 9}
+def _view_priors(patch: int, view: int, count: int) -> np.ndarray:
+    """(count,) sorted flat indices of a view's region, the same wherever it is asked for."""
+    random = np.random.default_rng([7, patch, view])
+    return np.sort(random.choice(NUM_PRIORS, count, replace=False))
+
+
+def _cells(patch: int, view: int, count: int) -> int:
+    return count_cells(_view_priors(patch, view, count), HEAD.priors)
+
+
+def small_codec(preset: str) -> Codec:
+    """Of cells a made-up basis: steps of 1/16 or 1/4 along random directions."""
+    request = CodecRequest.of(preset)
+    if request.dtype is not None:
+        return RowCodec(request.dtype)
+    random = np.random.default_rng(5)
+    count = HEAD.coordinates
+    directions, _ = np.linalg.qr(random.normal(size=(count, count)))
+    basis = Basis(HEAD, random.normal(size=count), directions.T, np.linspace(9.0, 0.1, count))
+    largest = np.linspace(40.0, 1.0, count) if preset == "default" else np.full(count, 7.0)
+    return CellCodec.of_basis(basis, 0.5 if preset == "default" else 1.0, largest)
+
+
+def small_manifest(plan: Plan, preset: str = "half", **sections: Any) -> Manifest:
     given = {
         "teacher": {"weights_sha256": "0" * 64},
-        "head": head,
-        "views": {"flips": [FLIPS[code] for code in sorted(set(plan.view_flip.tolist()))], "flip_offset": 1.0},
+        "head": HEAD_SECTION,
+        "views": {"flips": list(plan.draws), "flip_offset": 1.0},
         "preprocessing": {},
         "numeric": {"threads": 1},
         "region": {"factor": 0.25, "topk": 9},
         "plan": plan.describe(),
         "assignment": None if plan.assigned_start is None else {"arrays": list(ASSIGNED_FIELDS), "assigner": {}},
-        "codec": {
-            "preset": preset,
-            "requested": resolve_codec(preset),
-            **{name: codec.to_json() for name, codec in codecs.items()},
-        },
+        "codec": describe_codec(CodecRequest.of(preset), small_codec(preset)),
     }
     return Manifest(**(given | sections))
 
@@ -63,13 +102,14 @@ def small_manifest(plan: Plan, preset: str = "default", **sections: Any) -> Mani
 def block_logits(plan: Plan, block: int) -> dict[str, np.ndarray]:
     """Made-up rows of a block, the same in every process: logits as a teacher would give them."""
     random = np.random.default_rng([7, block])
-    rows = [int(plan.priors_per_view[view]) for view in plan.views_of_block(block)]
-    index = [np.sort(random.choice(NUM_PRIORS, count, replace=False)) for count in rows]
+    members = plan.views_of_block(block)
+    rows = plan.priors_per_view[members].tolist()
+    places = zip(plan.view_patch[members].tolist(), plan.view_draw[members].tolist(), rows, strict=True)
+    index = [_view_priors(patch, view, count) for patch, view, count in places]
     total = sum(rows)
-    box = random.uniform(-14, 0, (total, *BOX_SHAPE)).astype(np.float32)
+    box = random.uniform(-4, 0, (total, *BOX_SHAPE)).astype(np.float32)
     assigned = {}
     if plan.assigned_start is not None and plan.assigned_stop is not None:
-        members = plan.views_of_block(block)
         counts = (plan.assigned_stop.astype(int) - plan.assigned_start)[members]
         priors = [np.sort(random.choice(NUM_PRIORS, count, replace=False)) for count in counts]
         assigned = {
@@ -79,27 +119,43 @@ def block_logits(plan: Plan, block: int) -> dict[str, np.ndarray]:
     return assigned | {
         "prior_index": np.concatenate(index).astype(np.uint32),
         "weight": random.uniform(0.01, 1, total).astype(np.float32),
-        "cls_logits": random.uniform(-9, 2, (total, NUM_CLASSES)).astype(np.float32),
+        "cls_logits": random.uniform(-4, 2, (total, NUM_CLASSES)).astype(np.float32),
         "box_logits": box - box.max(axis=-1, keepdims=True),
     }
 
 
-def block_fields(plan: Plan, block: int, preset: str = "default") -> dict[str, np.ndarray]:
+def block_fields(plan: Plan, block: int, preset: str = "half") -> dict[str, np.ndarray]:
     """The rows of a block as the writer takes them."""
-    fields = block_logits(plan, block)
-    codecs = choose_codecs(preset, RANGES)
-    return fields | {name: codecs[name].encode(fields[name]).astype(codecs[name].dtype) for name in CODED_FIELDS}
+    logits, codec = block_logits(plan, block), small_codec(preset)
+    fields = {name: values for name, values in logits.items() if name in ASSIGNED_FIELDS}
+    box = logits["box_logits"].reshape(len(logits["weight"]), -1)
+    if isinstance(codec, RowCodec):
+        floats = {"weight": logits["weight"], "cls_logits": logits["cls_logits"], "box_logits": box}
+        floats = {name: values.astype(codec.dtype) for name, values in floats.items()}
+        return fields | {"prior_index": logits["prior_index"]} | floats
+    cells = CellRows.of(logits["prior_index"], plan.priors_per_view[plan.views_of_block(block)], HEAD.priors)
+    values = cells.scatter(np.concatenate([logits["cls_logits"], box], axis=1))
+    return fields | {
+        "cell_index": cells.cell_index.astype(np.uint32),
+        "cell_weight": np.ascontiguousarray(cells.scatter(logits["weight"].astype(np.float16)).T),
+        "coefficients": codec.encode(values, cells.is_stored),
+    }
 
 
-def write_blocks(writer: CacheWriter, preset: str = "default") -> None:
+def open_writer(path: Path | str, plan: Plan, preset: str = "half", **options: Any) -> CacheWriter:
+    """A writer of a small store."""
+    return CacheWriter(path, small_manifest(plan, preset), plan, small_codec(preset), **options)
+
+
+def write_blocks(writer: CacheWriter, preset: str = "half") -> None:
     for block in writer.missing_blocks():
         writer.write(block, block_fields(writer.plan, block, preset), NO_ERROR)
 
 
-def write_store(path: Path | str, plan: Plan | None = None, preset: str = "default") -> Plan:
+def write_store(path: Path | str, plan: Plan | None = None, preset: str = "half") -> Plan:
     """A complete store at `path`."""
-    plan = plan or small_plan()
-    with CacheWriter(path, small_manifest(plan, preset), plan) as writer:
+    plan = plan or small_plan(as_cells=CodecRequest.of(preset).is_cells)
+    with open_writer(path, plan, preset) as writer:
         write_blocks(writer, preset)
     return plan
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cache.quantize import LOGIT_FIELDS, codecs_of
+from cache.codec import LOGIT_FIELDS
 from cache.reader import CacheReader
 from distill.teacher import FrozenTeacher
 from pipelines.base.experiment import load_config
 from pipelines.capture.asking import TeacherViews
-from pipelines.capture.encoding import BlockEncoder
+from pipelines.capture.encoding import BlockEncoder, BlockRows
 from pipelines.capture.options import CaptureOptions
-from pipelines.capture.probe import PatchCost, predicted_seconds
+from pipelines.capture.probe import ProbeCost, predicted_seconds
 from tests.cache.store_tools import small_plan
 from tests.pipelines.conftest import Project
 
@@ -43,12 +44,12 @@ def asked(project: Project) -> TeacherViews:
 
 def test_a_block_is_checked_without_a_wait_for_every_view(project: Project, asked: TeacherViews) -> None:
     """`.item()` and `float()` of a tensor wait for the device that holds it."""
-    codecs = codecs_of(CacheReader(project.cache).manifest.codec)
+    codec = CacheReader(project.cache).codec
     answers = [answer for batch in asked.batches(range(12)) for answer in asked.logits([batch])]
     with Calls() as calls:
-        targets = BlockEncoder(asked.patches, asked.teacher.adapter, codecs).encode(0, answers)
+        targets = BlockEncoder(asked.plan, asked.teacher.adapter, codec, None).encode(0, BlockRows.of(answers))
     assert targets.fields["cls_logits"].shape[0] == asked.plan.num_priors
-    assert calls.count["aminmax"] == len(LOGIT_FIELDS) * asked.plan.num_views
+    assert calls.count["aminmax"] == len(LOGIT_FIELDS)
     assert calls.count["_local_scalar_dense"] == 0
 
 
@@ -76,7 +77,7 @@ def test_stages_that_do_not_overlap_are_added(device: str, loaders: int, seconds
     """Half the rows of a plan were probed. A Dask worker, which has no loaders, does one stage after the other."""
     monkeypatch.setattr("pipelines.capture.probe.available_cores", lambda: 4)
     plan = small_plan()
-    cost = PatchCost(rows=plan.num_priors // 2, loading=1, asking=1.5, encoding=2.5, writing=20, bytes=1)
-    predicted = predicted_seconds(plan, [cost], device, loaders)
+    rows, one = np.asarray([plan.num_priors // 2]), np.ones(1)
+    predicted = predicted_seconds(plan, ProbeCost(rows, one, 1.5 * one, 2.5, 20), device, loaders)
     scale = plan.num_priors / (plan.num_priors // 2) / 2
     assert predicted == pytest.approx(scale * seconds)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from cache.quantize import FieldCodec
 from cache.reader import CacheReader
+from cache.writer import CacheWriter
 from distill.teacher import FrozenTeacher
 from pipelines import cache_teacher, distill, evaluate, plan
 from pipelines.base.experiment import load_config
-from pipelines.capture import engine
+from pipelines.capture import capture, engine
 from pipelines.training import evaluation
 from tests.cache.store_tools import contents
 from tests.pipelines.conftest import Project, call
@@ -326,24 +327,31 @@ def test_the_probe_predicts_the_size(project: Project, tmp_path, capfd) -> None:
     assert found["bytes"] == pytest.approx(found["predicted"]["bytes"], rel=0.05)
 
 
-def test_a_logit_outside_the_probed_range_stops_the_capture(copy: Project, tmp_path, capfd, monkeypatch) -> None:
-    """The probe has chosen codes that end far above the teacher's -4.6 of an untrained class."""
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [
+        pytest.param({"step": 1e-6, "wide": 0}, "block 0: coefficient 0 is ", id="range"),
+        pytest.param({"step": 0.5}, "at T = 5 but the codec promises 6e-06", id="bound"),
+    ],
+)
+def test_a_block_that_the_codec_does_not_hold_stops_the_capture(
+    project: Project, tmp_path, capfd, monkeypatch, changes: dict, refusal: str
+) -> None:
+    """As if the probe had seen other views than the rest: too fine a step for one byte, or too coarse a one."""
     run_probe = engine.run_probe
 
-    def narrow_probe(*arguments):
+    def misled_probe(*arguments):
         found = run_probe(*arguments)
-        return replace(found, codecs={**found.codecs, "cls_logits": FieldCodec("uint8", 0.001, -0.2555)})
+        codec, wide = found.codec, changes.get("wide", found.codec.wide)
+        narrow = {"basis": codec.basis[codec.wide - wide :], "variance": codec.variance[codec.wide - wide :]}
+        return replace(found, codec=replace(codec, **narrow, **changes))
 
-    monkeypatch.setattr(engine, "run_probe", narrow_probe)
+    monkeypatch.setattr(engine, "run_probe", misled_probe)
     cache = tmp_path / "new.zarr"
-    config = Path(copy.config("distill"))
-    config.write_text(config.read_text() + 'codec = dict(_delete_=True, preset="half", cls_logits=0.001)\n')
-    arguments = ["--config", config, "--loaders", 0, "--cache", cache]
-    first = CacheReader(copy.cache).plan.patch_ids[0]
-    expect_refusal(capfd, call(cache_teacher, *arguments), f"view {first}/none: cls_logits value -")
+    arguments = ["--config", project.config("distill"), "--loaders", 0, "--cache", cache, "--cfg-options"]
+    expect_refusal(capfd, call(cache_teacher, *arguments, "codec=default"), refusal)
     assert CacheReader(cache).missing_blocks() == [0]
-    options = ["--cfg-options", "codec=half"]
-    expect_refusal(capfd, call(cache_teacher, *arguments, *options), "codec.preset is 'free' in the cache but 'half'")
+    expect_refusal(capfd, call(cache_teacher, *arguments, "codec=half"), "codec.preset is 'default' in the cache but")
 
 
 def test_a_disk_without_room_is_refused_beforehand(project: Project, tmp_path, capfd, monkeypatch) -> None:
@@ -458,3 +466,28 @@ def test_a_cache_path_that_is_something_else_is_left_alone(project: Project, tmp
 def test_a_missing_config_is_named(command, capfd) -> None:
     needed = ["--checkpoint", "c.pth"] if command is evaluate else []
     expect_refusal(capfd, call(command, "--config", "absent.py", *needed), "config absent.py does not exist")
+
+
+def test_blocks_that_end_in_another_order_are_the_same_bytes(project: Project, tmp_path, monkeypatch) -> None:
+    """The teacher goes on while blocks are encoded and written: here each block but the last waits for the next."""
+    arguments = ["--config", project.config("distill"), "--loaders", 0, "--views-per-block", 8, "--cfg-options"]
+    in_turn, overtaken = tmp_path / "in_turn.zarr", tmp_path / "overtaken.zarr"
+    monkeypatch.setattr(capture, "BLOCKS_AT_ONCE", 1)
+    assert call(cache_teacher, *arguments, "codec=small", "--cache", in_turn) == 0
+    monkeypatch.setattr(capture, "BLOCKS_AT_ONCE", 2)
+    write, written, order = CacheWriter.write, defaultdict(Event), []
+
+    def after_the_next(writer, block, fields, error):
+        if str(writer.location) != str(overtaken):  # the probe's store
+            return write(writer, block, fields, error)
+        if block % 2 == 0:
+            assert written[block + 1].wait(timeout=60)
+        size = write(writer, block, fields, error)
+        order.append(block)
+        written[block].set()
+        return size
+
+    monkeypatch.setattr(CacheWriter, "write", after_the_next)
+    assert call(cache_teacher, *arguments, "codec=small", "--cache", overtaken) == 0
+    assert order == [1, 0, 3, 2, 5, 4]
+    assert contents(overtaken) == contents(in_turn)
