@@ -29,6 +29,18 @@ HEAD = HeadShape.of(HEAD_SECTION)
 NO_ERROR = dict.fromkeys(ERROR_COLUMNS, 0.0)
 
 
+def planned_patch(patch_id: str, counts: np.ndarray, digest: bytes = bytes(32), **fields: Any) -> PlannedPatch:
+    """A patch of a view a draw, with stored priors (F, L) on every level; each in a cell of its own."""
+    views = np.arange(len(counts))
+    given = {
+        "shape": (128, 128),
+        "draw_view": views,
+        "view_crc32c": 100 * digest[0] + views,
+        "cell_counts": counts.sum(axis=1),
+    }
+    return PlannedPatch(patch_id, digest, digest, level_counts=counts, **(given | fields))
+
+
 def small_plan(
     num_patches: int = 6,
     flips: Sequence[str] = FLIPS,
@@ -42,19 +54,13 @@ def small_plan(
     patches = []
     for number in range(num_patches):
         counts = random.integers(0, 60, (len(flips), 3)) * (number > 0)
-        digest = bytes([number]) * 32
         planned = random.integers(0, 9, len(flips)) * (number > 0) if assigned else None
-        views = np.arange(len(flips))
         patches.append(
-            PlannedPatch(
-                patch_id=f"P{number:04d}__a__128__0___0",
-                image_sha256=digest,
-                label_sha256=digest,
-                shape=(128, 128),
-                draw_view=views,
-                view_crc32c=100 * number + views,
-                level_counts=counts,
-                cell_counts=np.asarray([_cells(number, view, counts[view].sum()) for view in views]),
+            planned_patch(
+                f"P{number:04d}__a__128__0___0",
+                counts,
+                digest=bytes([number]) * 32,
+                cell_counts=np.asarray([_cells(number, view, count) for view, count in enumerate(counts.sum(axis=1))]),
                 assigned_counts=planned,
             )
         )
@@ -82,6 +88,9 @@ def small_codec(preset: str) -> Codec:
     basis = Basis(HEAD, random.normal(size=count), directions.T, np.linspace(9.0, 0.1, count))
     largest = np.linspace(40.0, 1.0, count) if preset == "default" else np.full(count, 7.0)
     return CellCodec.of_basis(basis, 0.5 if preset == "default" else 1.0, largest)
+
+
+HALF = RowCodec("float16")
 
 
 def small_manifest(plan: Plan, preset: str = "half", **sections: Any) -> Manifest:

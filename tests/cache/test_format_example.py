@@ -17,7 +17,7 @@ from cache.plan import PlannedPatch, make_plan
 from cache.reader import CacheReader
 from cache.store import Store
 from cache.writer import CacheWriter
-from tests.cache.store_tools import contents, small_manifest, small_plan, write_store
+from tests.cache.store_tools import HALF, contents, small_manifest, small_plan, write_store
 from tests.conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "cache/FORMAT.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def write_example(path: Path) -> None:
         PlannedPatch("B__128__0___0", digests[2], digests[3], (128, 128), np.array([[0, 0, 0], [0, 0, 1]])),
     ]
     plan = make_plan(patches, ("none", "horizontal"), views_per_block=2)
-    with CacheWriter(path, small_manifest(plan, "small"), plan) as writer:
+    with CacheWriter(path, small_manifest(plan, "small"), plan, HALF) as writer:
         writer.write(0, example_rows([5, 2310, 7], [0.5, 0.25, 0.75]), np.zeros(len(ERROR_COLUMNS)))
         writer.write(1, example_rows([3000], [0.5]), np.zeros(len(ERROR_COLUMNS)))
 
@@ -187,7 +187,7 @@ def test_the_code_of_the_page_runs(store: Path) -> None:
 def test_an_empty_block_commits_to_lengths_of_zero(tmp_path: Path) -> None:
     patch = PlannedPatch("A__128__0___0", bytes(32), bytes(32), (128, 128), np.zeros((1, 3), dtype=np.int64))
     plan = make_plan([patch], ("none",))
-    with CacheWriter(tmp_path / NAME, small_manifest(plan, "small"), plan) as writer:
+    with CacheWriter(tmp_path / NAME, small_manifest(plan, "small"), plan, HALF) as writer:
         writer.write(0, example_rows([], []), np.zeros(len(ERROR_COLUMNS)))
     objects = contents(tmp_path / NAME)
     assert not any(key.startswith(("prior_index/c", "weight/c", "cls_logits/c", "box_logits/c")) for key in objects)

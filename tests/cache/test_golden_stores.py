@@ -16,7 +16,7 @@ from cache.store import Store
 from cache.verify import verify_block, verify_metadata
 from cache.writer import CacheWriter
 from tests.cache.golden_stores import FOLDER, RECORD_ARRAYS, STORES
-from tests.cache.store_tools import contents
+from tests.cache.store_tools import HALF, contents
 
 
 @pytest.fixture(params=STORES)
@@ -77,7 +77,7 @@ def test_the_writer_of_today_makes_the_same_bytes(golden_store: Path, tmp_path: 
     root = zarr.open_group(golden_store, mode="r", zarr_format=3)
     plan = CacheReader(golden_store).plan
     again = tmp_path / "again.zarr"
-    with CacheWriter(again, CacheReader(golden_store).manifest, plan) as writer:
+    with CacheWriter(again, CacheReader(golden_store).manifest, plan, HALF) as writer:
         for block in writer.missing_blocks():
             rows = {name: rows_in_block(plan, name, block) for name in writer.names.record}
             fields = {name: root[name][block, :count] for name, count in rows.items()}

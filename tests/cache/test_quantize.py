@@ -5,10 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-
 from cache.quantize import (
     LOGIT_FIELDS,
     PRESETS,
@@ -18,6 +14,9 @@ from cache.quantize import (
     resolve_codec,
     subtract_row_max,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 steps = st.floats(2**-10, 4) | st.sampled_from([2.0**exponent for exponent in range(-10, 3)])
 dtypes = st.sampled_from(["uint8", "uint16"])

@@ -7,13 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from cache.quantize import LOGIT_FIELDS
+from cache.layout import POISON_OBJECT
 from cache.reader import CacheReader
-from cache.writer import CacheWriter
-from tests.cache.store_tools import NO_ERROR, block_fields, small_manifest, small_plan, write_store
+from cache.view import FLIPS
+from tests.cache.store_tools import NO_ERROR, block_fields, open_writer, small_plan, write_store
 from tests.conftest import REPOSITORY
 
 
@@ -25,18 +24,34 @@ def store(tmp_path_factory) -> Path:
 
 
 def test_rows_that_equal_the_fill_value_are_rows(tmp_path: Path) -> None:
-    """The largest code is the fill value and a legal code: a chunk of nothing else must be written all the same."""
-    plan = small_plan()
-    block = int(plan.priors_per_block.argmax())
+    """Absent chunks are read as errors: one of nothing but fill values must be written all the same."""
+    plan = small_plan(assigned=True)
+    block = int(plan.rows_per_block("assigned").argmax())
     fields = block_fields(plan, block)
-    for field in LOGIT_FIELDS:
-        fields[field][:] = np.iinfo(fields[field].dtype).max
-    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
+    fields["assigned_object"][:] = POISON_OBJECT
+    with open_writer(tmp_path / "cache.zarr", plan) as writer:
         writer.write(block, fields, NO_ERROR)
     view = plan.view(int(plan.views_of_block(block)[-1]))
     record = CacheReader(tmp_path / "cache.zarr").read(view.patch_id, view.draw)
-    assert len(record) > 0
-    np.testing.assert_array_equal(record.box_logits, 0)
+    assert record.assigned_object is not None
+    assert set(record.assigned_object.tolist()) == {POISON_OBJECT}
+
+
+def test_draws_have_numbers_and_names(store: Path) -> None:
+    reader = CacheReader(store)
+    for number, name in enumerate(FLIPS):
+        assert reader.find("P0003__a__128__0___0", number) == reader.find("P0003__a__128__0___0", name)
+    for unknown in (4, -1, "sideways"):
+        with pytest.raises(ValueError, match="holds no view P0003__a__128__0___0/"):
+            reader.find("P0003__a__128__0___0", unknown)
+
+
+def test_other_pixels_are_refused(store: Path) -> None:
+    reader = CacheReader(store)
+    stored = reader.find("P0003__a__128__0___0", 1)
+    reader.require_pixels(stored, 301)
+    with pytest.raises(ValueError, match="CRC-32C of its pixels is 0000012d in the cache but 0000012e here"):
+        reader.require_pixels(stored, 302)
 
 
 def test_a_lost_chunk_of_the_plan_is_refused(tmp_path: Path) -> None:

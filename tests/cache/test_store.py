@@ -14,17 +14,18 @@ import pytest
 import tensorstore
 import xarray
 import zarr
+from cache.quantize import LOGIT_FIELDS, PRESETS, FieldCodec, choose_codecs
 
 from cache.layout import RECORD_FIELDS
 from cache.manifest import ManifestMismatch
 from cache.plan import Plan
-from cache.quantize import LOGIT_FIELDS, PRESETS, FieldCodec, choose_codecs
 from cache.reader import CacheReader
 from cache.storage import locate
 from cache.store import CaptureNeeded
 from cache.view import FLIPS
 from cache.writer import CacheWriter, Part
 from tests.cache.store_tools import (
+    HALF,
     NO_ERROR,
     RANGES,
     block_fields,
@@ -122,10 +123,10 @@ def test_opening_reads_metadata_only(store: Path) -> None:
 def test_resume_writes_the_missing_blocks_alone(tmp_path: Path) -> None:
     plan = small_plan()
     write_store(tmp_path / "whole.zarr", plan)
-    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan, HALF) as writer:
         writer.write(1, block_fields(plan, 1), NO_ERROR)
     untouched = (tmp_path / "cache.zarr/box_logits/c/1/0/0/0").stat().st_mtime_ns
-    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan, HALF) as writer:
         assert 1 not in writer.missing_blocks()
         write_blocks(writer)
     assert (tmp_path / "cache.zarr/box_logits/c/1/0/0/0").stat().st_mtime_ns == untouched
@@ -136,7 +137,7 @@ WRITE = """
 import sys
 from tests.cache.test_store import *
 part = Part(*map(int, sys.argv[2].split("/"))) if len(sys.argv) > 2 else None
-with CacheWriter(sys.argv[1], small_manifest(kill_plan()), kill_plan(), part) as writer:
+with CacheWriter(sys.argv[1], small_manifest(kill_plan()), kill_plan(), HALF, part) as writer:
     write_blocks(writer)
 """
 
@@ -205,10 +206,10 @@ def test_a_full_disk_leaves_a_store_that_resumes(tmp_path: Path) -> None:
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     plan = small_plan()
-    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan):
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan, HALF):
         with pytest.raises(ValueError, match="being written by another capture"):
-            CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan)
-    CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan).close()
+            CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan, HALF)
+    CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan, HALF).close()
 
 
 @pytest.mark.slow
@@ -225,12 +226,12 @@ def test_parts_exclude_each_other_only_where_they_overlap(tmp_path: Path) -> Non
     plan = small_plan()
     path, manifest = tmp_path / "cache.zarr", small_manifest(plan)
     assert plan.num_blocks >= 3
-    with CacheWriter(path, manifest, plan, Part(1, 3)) as first:
-        with CacheWriter(path, manifest, plan, Part(2, 3)) as second:
+    with CacheWriter(path, manifest, plan, HALF, Part(1, 3)) as first:
+        with CacheWriter(path, manifest, plan, HALF, Part(2, 3)) as second:
             assert not set(first.missing_blocks()) & set(second.missing_blocks())
             for part in (None, Part(1, 3), Part(2, 3), Part(1, 1)):
                 with pytest.raises(ValueError, match="being written by another capture"):
-                    CacheWriter(path, manifest, plan, part)
+                    CacheWriter(path, manifest, plan, HALF, part)
             with pytest.raises(ValueError, match="being written by another capture"):
                 locate(path).require_idle()
     locate(path).require_idle()
@@ -241,8 +242,11 @@ def test_another_process_may_write_for_the_one_that_holds_the_lock(tmp_path: Pat
     plan = small_plan()
     path, manifest = tmp_path / "cache.zarr", small_manifest(plan)
     with pytest.raises(ValueError, match="does not exist"):
-        CacheWriter(path, manifest, plan, locked_elsewhere=True)
-    with CacheWriter(path, manifest, plan) as first, CacheWriter(path, manifest, plan, locked_elsewhere=True) as second:
+        CacheWriter(path, manifest, plan, HALF, locked_elsewhere=True)
+    with (
+        CacheWriter(path, manifest, plan, HALF) as first,
+        CacheWriter(path, manifest, plan, HALF, locked_elsewhere=True) as second,
+    ):
         half = path / "weight/c/1/0.x.partial"
         half.parent.mkdir(parents=True, exist_ok=True)
         half.write_text("of a worker that was killed")
@@ -252,19 +256,19 @@ def test_another_process_may_write_for_the_one_that_holds_the_lock(tmp_path: Pat
         assert first.write(1, block_fields(plan, 1), NO_ERROR) == 0
         assert contents(path) == before
         with pytest.raises(ManifestMismatch, match=r"numeric\.threads"):
-            CacheWriter(path, small_manifest(plan, numeric={"threads": 2}), plan, locked_elsewhere=True)
+            CacheWriter(path, small_manifest(plan, numeric={"threads": 2}), plan, HALF, locked_elsewhere=True)
 
 
 def test_a_part_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
     """A `.partial` file in a block of another part may belong to a writer that lives."""
     plan = small_plan()
     path, manifest = tmp_path / "cache.zarr", small_manifest(plan)
-    CacheWriter(path, manifest, plan).close()
+    CacheWriter(path, manifest, plan, HALF).close()
     files = [path / f"weight/c/{block}/0.x.partial" for block in (0, 1)]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("half")
-    CacheWriter(path, manifest, plan, Part(1, 2)).close()
+    CacheWriter(path, manifest, plan, HALF, Part(1, 2)).close()
     assert [file.exists() for file in files] == [False, True]
 
 
@@ -286,14 +290,14 @@ def test_a_store_of_something_else_is_refused_whole(store: Path, section: str, v
     before = contents(store)
     plan = small_plan()
     with pytest.raises(ManifestMismatch, match=f"{field} is .* in the cache but .* here"):
-        CacheWriter(store, small_manifest(plan, **{section: value}), plan)
+        CacheWriter(store, small_manifest(plan, **{section: value}), plan, HALF)
     assert contents(store) == before
 
 
 def test_another_plan_is_refused(store: Path) -> None:
     plan = small_plan(seed=1)
     with pytest.raises(ManifestMismatch, match="plan"):
-        CacheWriter(store, small_manifest(plan), plan)
+        CacheWriter(store, small_manifest(plan), plan, HALF)
 
 
 def test_paths_that_are_something_else(tmp_path: Path) -> None:
@@ -311,7 +315,7 @@ def test_paths_that_are_something_else(tmp_path: Path) -> None:
             CacheReader(path)
         if "absent" not in path.name:
             with pytest.raises(ValueError, match=message):
-                CacheWriter(path, small_manifest(plan), plan)
+                CacheWriter(path, small_manifest(plan), plan, HALF)
     assert (tmp_path / "notes/text.txt").read_text() == "mine"
 
 
@@ -325,7 +329,7 @@ def test_another_format_is_refused(store: Path) -> None:
 
 def test_an_unfinished_cache_is_refused(tmp_path: Path) -> None:
     plan = small_plan()
-    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan, HALF) as writer:
         writer.write(0, block_fields(plan, 0), NO_ERROR)
     reader = CacheReader(tmp_path / "cache.zarr")
     with pytest.raises(CaptureNeeded, match=r"2 of 3 blocks are missing"):
@@ -366,7 +370,7 @@ def test_a_lost_object_raises(store: Path, name: str) -> None:
 
 def test_wrong_rows_are_never_written(tmp_path: Path) -> None:
     plan = small_plan()
-    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan, HALF) as writer:
         fields = block_fields(plan, 0)
         with pytest.raises(ValueError, match="block 0: weight has shape"):
             writer.write(0, fields | {"weight": fields["weight"][:-1]}, NO_ERROR)
@@ -381,7 +385,7 @@ def test_records_read_in_other_processes(store: Path, method: str, workers: int)
     patch_id = "P0003__a__128__0___0"
     expected = int(CacheReader(store).plan.priors_per_view[3 * len(FLIPS)])
     script = (
-        "import multiprocessing, sys; from tests.cache.store_tools import read_in_child\n"
+        "import multiprocessing, sys; from tests.cache.store_tools import HALF, read_in_child\n"
         "if __name__ == '__main__':\n"
         f"    {'pass' if method == 'fork' else 'read_in_child(sys.argv[1], sys.argv[2])'}\n"
         f"    with multiprocessing.get_context('{method}').Pool({workers}) as pool:\n"

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from cache.quantize import LOGIT_FIELDS, FieldCodec, choose_codecs
 
 from cache import layout
 from cache.documents import Finding, stored_document_digest, verify_documents
 from cache.grid import AnchorGrid
 from cache.layout import ERROR_COLUMNS, RECORD_FIELDS
 from cache.plan import Plan, PlannedPatch, make_plan
-from cache.quantize import LOGIT_FIELDS, FieldCodec, choose_codecs
 from cache.reader import CacheReader
 from cache.statistics import block_statistics
 from cache.storage import locate
@@ -27,6 +27,7 @@ from cache.verify import verify_block, verify_metadata
 from cache.writer import CacheWriter
 from tests.cache.fault_tools import Flip, all_findings, damaged, flipped, objects_by_kind, random_flips
 from tests.cache.store_tools import (
+    HALF,
     NO_ERROR,
     RANGES,
     block_fields,
@@ -227,14 +228,14 @@ def test_following_the_cure_repairs_a_block(store: Path) -> None:
     assert finding.cure == f"Delete {commit}, then capture block {block} again"
     commit.unlink()
     plan = plan_with_an_empty_block()
-    with CacheWriter(store, small_manifest(plan), plan) as writer:
+    with CacheWriter(store, small_manifest(plan), plan, HALF) as writer:
         write_blocks(writer)
     assert contents(store) == whole
 
 
 def test_an_unfinished_cache_is_one_finding(tmp_path: Path) -> None:
     plan = small_plan()
-    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan, HALF) as writer:
         assert "3 of 3 blocks were never captured" in all_findings(tmp_path / "cache.zarr")[0].problem
         writer.write(0, block_fields(plan, 0), NO_ERROR)
         writer.write(2, block_fields(plan, 2), NO_ERROR)
@@ -300,7 +301,7 @@ def test_wrong_rows_under_a_good_commit_are_found(tmp_path: Path, field: str, va
     block = int(plan.priors_per_block.argmax())
     fields = block_fields(plan, block)
     fields[field][5] = value
-    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan) as writer:
+    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan, HALF) as writer:
         writer.write(block, fields, NO_ERROR)
     findings = verify_block(Store(tmp_path / "cache.zarr"), block)
     assert any(problem in finding.problem for finding in findings)
@@ -313,7 +314,7 @@ def test_rows_on_other_levels_than_planned_are_found(tmp_path: Path) -> None:
     grid = AnchorGrid.retina(128, 128, strides=(8, 16, 32)).to_json()
     head = small_manifest(plan).head | {"grid": {key: grid[key] for key in ("strides", "ratios", "scales")}}
     path = tmp_path / "cache.zarr"
-    with CacheWriter(path, small_manifest(plan, head=head), plan) as writer:
+    with CacheWriter(path, small_manifest(plan, head=head), plan, HALF) as writer:
         write_blocks(writer)
     findings = verify_block(Store(path), 1)
     assert findings
@@ -342,7 +343,7 @@ def test_statistics_of_blocks_add_up(tmp_path: Path, preset: str, layout_of_many
     """Against the rows themselves, all at once."""
     path = tmp_path / "cache.zarr"
     plan = plan_with_an_empty_block()
-    with CacheWriter(path, small_manifest(plan, preset), plan) as writer:
+    with CacheWriter(path, small_manifest(plan, preset), plan, HALF) as writer:
         for block in writer.missing_blocks():
             writer.write(block, block_fields(plan, block, preset), np.full(len(ERROR_COLUMNS), block + 1.0))
     total = functools.reduce(operator.add, [block_statistics(Store(path), block) for block in range(plan.num_blocks)])

@@ -7,8 +7,8 @@ import re
 
 import numpy as np
 import pytest
-
 from cache.quantize import FieldCodec
+
 from cache.reader import TargetRecord
 from distill.arithmetic import REPEAT_TOLERANCE
 from distill.audit import TeacherAudit, compare_record

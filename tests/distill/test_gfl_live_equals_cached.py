@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cache.quantize import codecs_of
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -16,7 +17,6 @@ from mmengine.optim import build_optim_wrapper
 from mmrotate.registry import MODELS
 from torch import Tensor, nn
 
-from cache.quantize import codecs_of
 from cache.reader import CacheReader
 from distill.audit import TeacherAudit
 from distill.losses import MAIN_WEIGHT

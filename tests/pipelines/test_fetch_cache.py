@@ -20,7 +20,7 @@ from cache.storage import locate
 from cache.writer import CacheWriter
 from pipelines import fetch_cache
 from tests.cache.object_tools import BUCKET, Proxy, environment, every, proxy_of, s3_server
-from tests.cache.store_tools import contents, small_manifest, small_plan, write_store
+from tests.cache.store_tools import HALF, contents, small_manifest, small_plan, write_store
 from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import call
 
@@ -164,7 +164,7 @@ def test_a_store_that_does_not_answer(proxy: Proxy, tmp_path: Path, capfd) -> No
 def test_what_cannot_be_copied(proxy: Proxy, tmp_path: Path, capfd, monkeypatch) -> None:
     to = tmp_path / "copy.zarr"
     plan = small_plan()
-    with CacheWriter(f"{URL}.unfinished", small_manifest(plan), plan):
+    with CacheWriter(f"{URL}.unfinished", small_manifest(plan), plan, HALF):
         pass
     unfinished = call(fetch_cache, "--cache", f"{URL}.unfinished", "--to", to)
     expect_refusal(capfd, unfinished, "is incomplete: 3 of 3 blocks are missing")

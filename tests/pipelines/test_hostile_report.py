@@ -19,7 +19,7 @@ from pipelines.base.command import printable, run_command
 from pipelines.reporting.cache_sections import cache_sections
 from pipelines.reporting.page import page
 from pipelines.reporting.work_folders import FinishedRun, Group
-from tests.cache.store_tools import small_manifest, write_blocks
+from tests.cache.store_tools import HALF, small_manifest, write_blocks
 from tests.pipelines.conftest import call
 
 MARKUP = ("[red]P1", "[link=file:a]P2", ":smile:", "[bold red]P4", "$x^{$")
@@ -39,7 +39,7 @@ def plan_of(ids: tuple[str, ...]) -> Plan:
 
 def write_store(path: Path, ids: tuple[str, ...] = ("P0",), **sections: object) -> None:
     plan = plan_of(ids)
-    with CacheWriter(path, small_manifest(plan, **sections), plan) as writer:
+    with CacheWriter(path, small_manifest(plan, **sections), plan, HALF) as writer:
         write_blocks(writer)
 
 
