@@ -296,7 +296,7 @@ class CacheReader:
         )
 
     def _cells_of(self, stored: Mapping[str, np.ndarray]) -> CodedRecord:
-        weight = stored["cell_weight"].T.ravel()
+        weight = stored["cell_weight"].ravel()
         # A weight that is no number is no prior that is not stored: poison must not pass.
         cell_row = np.flatnonzero(weight != 0)
         cell, prior = np.divmod(cell_row, self.head.priors)

@@ -122,7 +122,7 @@ def _decoded(store: Store, block: int, rows: slice) -> dict[str, np.ndarray]:
     codec = store.codec
     if not isinstance(codec, CellCodec):
         return {name: stored(name).astype(np.float32) for name in VALUES}
-    weight = stored("cell_weight").T
+    weight = stored("cell_weight")
     logits = codec.decode(stored("coefficients"))[weight != 0]
     cls_logits, box_logits = np.split(logits, [codec.head.classes], axis=1)
     return {"weight": weight[weight != 0], "cls_logits": cls_logits, "box_logits": box_logits}

@@ -146,7 +146,7 @@ class CacheWriter:
             block: index of the block.
             fields: the stored arrays, rows of the block's views one after the other, as cache/FORMAT.md has them:
                 of stored priors prior_index (n,) uint32, weight (n,), cls_logits (n, C), box_logits (n, sum of bins);
-                of cells cell_index (n,) uint32, cell_weight (A, n) float16, coefficients (J, n) int8; where the
+                of cells cell_index (n,) uint32, cell_weight (n, A) float16, coefficients (J, n) int8; where the
                 assignment is planned, assigned_prior (m,) uint32 and assigned_object (m,) int32.
             error: measured errors by column of `capture_error`.
 

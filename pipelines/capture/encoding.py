@@ -191,7 +191,7 @@ def _encode_cells(codec: CellCodec, rows: BlockRows, where: str) -> tuple[dict[s
         start += coded.shape[1]
     fields = {
         "cell_index": cells.cell_index.astype(np.uint32),
-        "cell_weight": np.ascontiguousarray(cells.scatter(rows.weight.astype(np.float16)).T),
+        "cell_weight": cells.scatter(rows.weight.astype(np.float16)),
         "coefficients": codes,
     }
     ours, boxes = (
