@@ -215,7 +215,7 @@ def _row_problems(store: Store, block: int) -> Iterator[Problem]:
     if (index == POISON_INDEX).any():
         yield index_key, f"{int((index == POISON_INDEX).sum())} rows were never written"
     # Of a cell, priors that are not stored have a weight of 0.
-    weight = weight.T if names.cells else weight[:, None]
+    weight = weight if names.cells else weight[:, None]
     if not ((weight >= 0) & (weight <= 1)).all() or (weight == 0).all(axis=1).any():
         yield object_key(weight_name, block), "weights outside (0, 1]"
     yield from _assigned_problems(store, block)

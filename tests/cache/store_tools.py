@@ -146,7 +146,7 @@ def block_fields(plan: Plan, block: int, preset: str = "half") -> dict[str, np.n
     values = cells.scatter(np.concatenate([logits["cls_logits"], box], axis=1))
     return fields | {
         "cell_index": cells.cell_index.astype(np.uint32),
-        "cell_weight": np.ascontiguousarray(cells.scatter(logits["weight"].astype(np.float16)).T),
+        "cell_weight": cells.scatter(logits["weight"].astype(np.float16)),
         "coefficients": codec.encode(values, cells.is_stored),
     }
 
