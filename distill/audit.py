@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -23,6 +21,7 @@ from cache.view import View
 from distill.arithmetic import Arithmetic
 from distill.interface import require_same_interface
 from distill.rows import Rows, subtract_row_max
+from distill.targets import BatchTargets, TargetDecoder
 from distill.teacher import FrozenTeacher
 from distill.transforms import LoadTeacherTargets
 
@@ -46,9 +45,7 @@ def repeat_tolerance(largest: float, share: float) -> float:
     return share * max(1.0, largest)
 
 
-def compare_record(
-    stored: TargetRecord, teacher: TargetRecord, codec: Codec, tolerance: float
-) -> Comparison:
+def compare_record(stored: TargetRecord, teacher: TargetRecord, codec: Codec, tolerance: float) -> Comparison:
     """What is wrong with a stored record: priors, weights, then logits beyond the codec's bound and the tolerance.
 
     tolerance: the share of the largest logit by which two forwards of one teacher may differ.
@@ -147,21 +144,22 @@ class TeacherAudit(Hook):
         self.teacher.compute_in(arithmetic)
         self._allowed = arithmetic.repeat_tolerance if self.tolerance is None else self.tolerance
         require_teacher_of(cache.manifest, self.teacher, f"cache {cache.path}")
-        self.codec, self.head = cache.codec, cache.head
+        self.codec = cache.codec
+        self.decoder = TargetDecoder(self.teacher.adapter.box_shape, cache.codec)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Audit where it is time."""
         if self._started and runner.iter % self.interval:
             return
         self._started = True
-        samples = data_batch["data_samples"]
-        position = _next_view_with_rows(samples, start=runner.iter // self.interval)
+        targets: BatchTargets = data_batch["targets"]
+        position = _next_view_with_rows(targets, start=runner.iter // self.interval)
         if position is None:
             runner.logger.info(f"teacher audit at step {runner.iter + 1}: no view of the batch has a row")
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        sample = samples[position]
-        compared = self.audit(model.data_preprocessor, data_batch["inputs"][position], sample)
+        sample = data_batch["data_samples"][position]
+        compared = self.audit(model.data_preprocessor, data_batch["inputs"][position], targets, position)
         view = View(sample.img_id, sample.metainfo.get("flip_direction") or "none")
         if compared.problem:
             raise ValueError(
@@ -172,19 +170,20 @@ class TeacherAudit(Hook):
         errors = ", ".join(f"{field} {error:.4g}" for field, error in compared.error.items())
         runner.logger.info(f"teacher audit at step {runner.iter + 1}: view {view} is the teacher's; error: {errors}")
 
-    def audit(self, preprocessor: nn.Module, image: Tensor, sample: DetDataSample) -> Comparison:
-        """The targets of one sample beside the teacher's answer to its image (3, H, W) uint8."""
-        targets = sample.record
+    def audit(self, preprocessor: nn.Module, image: Tensor, targets: BatchTargets, position: int) -> Comparison:
+        """The targets of one view of a batch beside the teacher's answer to its image (3, H, W) uint8."""
         # Alone, as a batch of one: the other views of the batch do not matter.
         inputs = preprocessor({"inputs": [image], "data_samples": None})["inputs"]
         maps = self.teacher.to(inputs.device).forward(inputs)
         adapter = self.teacher.adapter
-        rows = Rows.of(adapter.grid_of_maps(maps[0]), [targets.prior_index.to(inputs.device)])
-        logits = adapter.gather(maps, rows)
-        index, weight = targets.prior_index.cpu().numpy(), targets.weight.cpu().numpy()
-        stored = TargetRecord(index, weight, targets.cls_logits.cpu().numpy(), targets.box_logits.cpu().numpy())
+        grid = adapter.grid_of_maps(maps[0])
+        stored = targets.record(position, grid, self.decoder.to(inputs.device))
+        logits = adapter.gather(maps, Rows.of(grid, [stored.prior_index]).to(inputs.device))
         answer = TargetRecord(
-            index, weight, logits.cls_logits.cpu().numpy(), subtract_row_max(logits.box_logits).cpu().numpy()
+            stored.prior_index,
+            stored.weight,
+            logits.cls_logits.cpu().numpy(),
+            subtract_row_max(logits.box_logits).cpu().numpy(),
         )
         return compare_record(stored, answer, self.codec, self._allowed)
 
@@ -200,10 +199,8 @@ def _cache_of(runner: Runner) -> str:
     )
 
 
-def _next_view_with_rows(samples: Sequence[DetDataSample], start: int) -> int | None:
-    """Position of the first sample with rows, from `start` on and around; None where there is none."""
-    for step in range(len(samples)):
-        position = (start + step) % len(samples)
-        if len(samples[position].record.prior_index):
-            return position
-    return None
+def _next_view_with_rows(targets: BatchTargets, start: int) -> int | None:
+    """Position of the first view with rows, from `start` on and around; None where there is none."""
+    rows = targets.region.sizes.sum(axis=0)
+    positions = np.roll(np.arange(len(rows)), -(start % len(rows)))
+    return next((int(position) for position in positions if rows[position]), None)
