@@ -24,8 +24,10 @@ CLASS_MEAN_SCALE = 1 / 4
 # A parameter without bins is a number in box deltas, whose error counts as that of a Gaussian of unit variance; that
 # of a softmax row is divided by the temperature of the bounds.
 NUMBER_SCALE = 5.0
-# A code is one signed byte. A coefficient that may need more takes two columns, of 256 steps and of one.
+# A code is one signed byte, of which -128 is never written: it is what rows that were never written read back as.
 LARGEST_CODE = 127
+# A coefficient that may need more takes two columns, of so many steps and of one.
+WIDE_STEPS = 2 * LARGEST_CODE + 1
 # Room for coefficients larger than any that the probe saw.
 HEADROOM = 4
 # Added to the covariance's diagonal when values are predicted, as a share of its mean: it may be singular.
@@ -210,13 +212,14 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class CellCodec:
     """Uniform steps along a basis; the arrays are those of the store's `codec/` group.
 
-    A store's J columns are W of 256 steps for the first W coefficients, then one of one step for each of the N.
+    A store's J columns are W of `WIDE_STEPS` steps for the first W coefficients, then one of a step for each of the N.
 
     Attributes:
         head: what the head predicts in a cell.
         step: of every coefficient.
         wide: W.
-        basis: (J, A x P) float32, logits of a step of one in every column; rows of wide columns are 256 times longer.
+        basis: (J, A x P) float32, logits of a step of one in every column; rows of wide columns are `WIDE_STEPS`
+            times longer.
         offset: (A x P,) float32, the logits of a cell whose codes are all 0.
         variance: (J,) float32, of the coefficients; 0 of the wide columns, which repeat directions.
     """
@@ -238,7 +241,7 @@ class CellCodec:
             basis.head,
             step,
             wide,
-            basis=np.vstack([256 * rows[:wide], rows]).astype(np.float32),
+            basis=np.vstack([WIDE_STEPS * rows[:wide], rows]).astype(np.float32),
             offset=basis.head.expand(basis.mean[None])[0].astype(np.float32),
             variance=np.append(np.zeros(wide), basis.variance).astype(np.float32),
         )
@@ -278,7 +281,7 @@ class CellCodec:
         """
         steps = np.rint(self._stored_basis.coefficients(values, is_stored) / self.step)
         largest = np.full(steps.shape[1], LARGEST_CODE)
-        largest[: self.wide] = 256 * LARGEST_CODE
+        largest[: self.wide] = (WIDE_STEPS + 1) * LARGEST_CODE
         fits = np.abs(steps) <= largest
         if not fits.all():
             cell, column = np.argwhere(~fits)[0]
@@ -288,8 +291,8 @@ class CellCodec:
                 "'half', or with a coarser one"
             )
         steps = steps.astype(np.int32)
-        high = (steps[:, : self.wide] + 128) >> 8
-        low = steps - np.pad(high << 8, ((0, 0), (0, steps.shape[1] - self.wide)))
+        high = (steps[:, : self.wide] + LARGEST_CODE) // WIDE_STEPS
+        low = steps - np.pad(WIDE_STEPS * high, ((0, 0), (0, steps.shape[1] - self.wide)))
         return np.ascontiguousarray(np.concatenate([high, low], axis=1).T.astype(np.int8))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
