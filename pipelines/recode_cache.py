@@ -12,15 +12,18 @@ import argparse
 import json
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cache.codec import PRESETS, CodecRequest
+from cache.codec import PRESETS, Codec, CodecRequest
 from cache.reader import CacheReader
 from cache.storage import Location, locate
 from cache.writer import CacheWriter
 from pipelines.base.arguments import add_config, add_json, make_command_parser
 from pipelines.base.command import plain_console, run_command
-from pipelines.base.files import bytes_on_disk
+from pipelines.base.files import bytes_on_disk, require_room
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -28,7 +31,7 @@ def main(arguments: argparse.Namespace) -> None:
     from distill.interface import require_same_interface
     from pipelines.base.experiment import build_adapter, describe_student, load_config
     from pipelines.capture.recoding import Recoding
-    from pipelines.capture.resume import require_room_for, stored_codec
+    from pipelines.capture.resume import stored_codec
 
     config = load_config(arguments.config, arguments.cfg_options)
     request = CodecRequest.of(arguments.codec)
@@ -44,7 +47,7 @@ def main(arguments: argparse.Namespace) -> None:
     )
     recoding = Recoding(source, request)
     codec = stored_codec(path, request) or recoding.choose_codec()
-    require_room_for(path, recoding.plan, config, codec, None)
+    require_room_for(path, source, codec, config)
     with CacheWriter(path, recoding.manifest(codec), recoding.plan, codec) as writer:
         started = time.perf_counter()
         written = recoding.fill(writer, build_adapter(config))
@@ -57,6 +60,19 @@ def main(arguments: argparse.Namespace) -> None:
         plain_console(soft_wrap=True, highlight=False).print(
             f"{path}: complete, {figures['bytes'] / 1e6:,.1f} MB, {after:.1f} bytes a row ({before:.1f} in "
             f"{source.path}); {written / 1e6:,.1f} MB written in {seconds:,.0f} s"
+        )
+
+
+def require_room_for(path: Location, source: CacheReader, codec: Codec, config: Config) -> None:
+    """Refuse a new cache that will not fit on its disk, by the size of the one that it is made from."""
+    from pipelines.capture.figures import row_bytes
+
+    folder = path.disk()
+    if folder is not None and not path.exists():
+        share = row_bytes(codec, config) / row_bytes(source.codec, config)
+        size = share * bytes_on_disk(source.location)
+        require_room(
+            folder, size, f"by the size of {source.path}, cache {path}", "Make room, or give another path (--to)"
         )
 
 
