@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from cache.layout import ROWS_PER_CHUNK
 from cache.quantize import LOGIT_FIELDS, PRESETS
 from distill.checkpoint import load_checkpoint, state_dict_of
-from distill.rows import Rows, Targets
+from distill.rows import Rows, Targets, stack_by_level
 from distill.teacher import FrozenTeacher
 from pipelines.base.experiment import load_config
 from pipelines.capture.asking import PatchLogits, TeacherViews
@@ -236,12 +236,12 @@ def gradient_batches(asked: TeacherViews) -> list[tuple[Tensor, Targets]]:
         answers = [asked.ask([view])[0] for view in views]
         images = asked.teacher.preprocess(torch.stack([view.images[0] for view in views]))
         grid = asked.teacher.adapter.grid(*images.shape[-2:])
-        targets = Targets(
-            rows=Rows.of(grid, [torch.from_numpy(answer.prior_index.astype(np.int64)) for answer in answers]),
-            weight=torch.from_numpy(np.concatenate([answer.weight for answer in answers])),
-            cls_logits=stacked(answers, "cls_logits"),
-            box_logits=stacked(answers, "box_logits"),
-        )
+        rows = Rows.of(grid, [answer.prior_index.astype(np.int64) for answer in answers])
+        values = {
+            name: stack_by_level([np.asarray(getattr(answer, name)) for answer in answers], rows.sizes)
+            for name in ("weight", *LOGIT_FIELDS)
+        }
+        targets = Targets(rows=rows, **{name: torch.from_numpy(array) for name, array in values.items()})
         batches.append((images, targets))
     return batches
 

@@ -24,18 +24,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.utils import import_modules_from_strings
 from mmrotate.registry import MODELS
 from torch import nn
@@ -49,7 +47,7 @@ from benchmarks.step_project import (
     project_of_patches,
 )
 from benchmarks.step_report import draw, paired_ratio, print_report, stage_medians
-from benchmarks.step_stages import StageClock, watch_region_search, watch_step
+from benchmarks.step_stages import StageClock, watch_step
 from pipelines.base.command import positive_int, run_command
 from pipelines.base.progress import progress
 
@@ -63,15 +61,15 @@ GPU_PROFILE_STEPS = 5
 class Row:
     """One way of training that the benchmark compares.
 
-    model: the detector's config, from the cached student's. adapt: leaves in a sample of the cached student's pipeline,
-    in place, what this detector may see. left_out: transforms of that pipeline that this detector's own loader does not
-    run; None where the loader is another row's.
+    model: the detector's config, from the cached student's. adapt: leaves in a batch of its loader what
+    this detector may see. left_out: transforms of its pipeline that this detector's own loader does not run; None where
+    the loader is another row's.
     """
 
     name: str
     title: str
     model: Callable[[Config], dict[str, Any]]
-    adapt: Callable[[DetDataSample], None]
+    adapt: Callable[[Batch], Batch]
     left_out: tuple[str, ...] | None
 
 
@@ -93,33 +91,27 @@ def cached_model(config: Config) -> dict[str, Any]:
 
 
 def live_model(config: Config) -> dict[str, Any]:
-    return config.model.to_dict() | {
-        "type": "LiveDistiller",
-        "teacher": dict(config.teacher),
-        "region": dict(config.region),
-    }
+    return config.model.to_dict() | {"type": "LiveDistiller", "teacher": dict(config.teacher)}
 
 
-def keep_all(sample: DetDataSample) -> None:
-    """Everything that the pipeline has loaded."""
+def keep_all(batch: Batch) -> Batch:
+    """Everything that the loader has packed."""
+    return batch
 
 
-def drop_assignment(sample: DetDataSample) -> None:
+def drop_assignment(batch: Batch) -> Batch:
     """The teacher's answers; the student assigns by itself."""
-    if "record" in sample:
-        fields = sample.record.items()
-        sample.record = BaseDataElement(**{name: value for name, value in fields if not name.startswith("assigned_")})
+    return {**batch, "targets": replace(batch["targets"], assigned=None)}
 
 
-def drop_targets(sample: DetDataSample) -> None:
+def drop_targets(batch: Batch) -> Batch:
     """Ground truth alone."""
-    sample.pop("record", None)
+    return {name: value for name, value in batch.items() if name != "targets"}
 
 
-def keep_region(sample: DetDataSample) -> None:
-    """The region of the plan, without the teacher's answers."""
-    record = sample.pop("record")
-    sample.region = InstanceData(prior_index=record.prior_index, weight=record.weight)
+def keep_region(batch: Batch) -> Batch:
+    """The region, without the teacher's answers."""
+    return {**batch, "targets": replace(batch["targets"], answers=None, assigned=None)}
 
 
 ROWS = (
@@ -127,8 +119,7 @@ ROWS = (
     Row("plain_sparse", "plain, sparse box loss", sparse_plain_model, drop_targets, None),
     Row("cached", "cached", cached_model, drop_assignment, ()),
     Row("cached_planned", "cached, planned assignment", cached_model, keep_all, ()),
-    Row("live", "live, planned regions", live_model, keep_region, None),
-    Row("live_search", "live, region search", live_model, drop_targets, None),
+    Row("live", "live", live_model, keep_region, None),
 )
 
 
@@ -144,11 +135,10 @@ class Student:
         self.optim_wrapper: OptimWrapper = build_optim_wrapper(self.model, config.optim_wrapper)
 
     def see(self, batch: Batch) -> Batch:
-        """What this student may see of a batch."""
+        """What this student may see of a batch; a step changes samples."""
         samples = [sample.new() for sample in batch["data_samples"]]
-        for sample in samples:
-            self.row.adapt(sample)
-        return {"inputs": list(batch["inputs"]), "data_samples": samples}
+        seen = self.row.adapt({**batch, "inputs": list(batch["inputs"]), "data_samples": samples})
+        return {name: value for name, value in seen.items() if name != "load_seconds"}
 
     def step(self, batch: Batch) -> None:
         """One training step.
@@ -242,7 +232,6 @@ def alternate(
 ) -> tuple[dict[str, list[float]], dict[str, list[dict[str, float]]], dict[str, list[float]]]:
     """Seconds of every row's steps on the same batches; profiles of steps, and the seconds of those."""
     clock = StageClock(synchronize)
-    watch_region_search(clock)
     for student in students:
         watch_step(clock, student.model, student.optim_wrapper)
     on_gpu = device.type == "cuda"
@@ -285,7 +274,7 @@ def loader_wait(
             began = time.perf_counter()
             batch = next(loader)
             waits.append(time.perf_counter() - began)
-            loads += batch.pop("load_seconds")
+            loads += batch["load_seconds"]
             student.step(student.see(batch))
             synchronize()
             steps.append(time.perf_counter() - began)
@@ -352,7 +341,7 @@ def describe_run(
         "batch_size": batch_size,
         "image_shape": list(samples[0].img_shape),
         "objects_per_image": float(np.mean([len(sample.gt_instances) for sample in samples])),
-        "rows_per_image": float(np.mean([len(sample.record.prior_index) for sample in samples])),
+        "rows_per_image": sum(batch["targets"].region.sizes.sum() for batch in batches) / len(samples),
         "pairs": arguments.pairs,
         "warmup": arguments.warmup,
         "workers": arguments.loaders,

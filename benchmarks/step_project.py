@@ -140,6 +140,7 @@ def make_loader(config: Config, left_out: tuple[str, ...], batch_size: int, work
             "batch_size": batch_size,
             "num_workers": workers,
             "sampler": {"type": "InfiniteSampler", "shuffle": True, "seed": seed},
+            "collate_fn": {"type": "collate_views"},
             "dataset": _TimedDataset(DATASETS.build(dataset)),
         },
         seed=seed,

@@ -10,7 +10,6 @@ from typing import Any
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from distill import detectors
 from distill.detectors import LiveDistiller
 
 # In the order of a step; what belongs to none is `other`. `data` is the time blocked in next(loader).
@@ -20,7 +19,6 @@ STAGES = (
     "forward",
     "assignment",
     "detection losses",
-    "region search",
     "teacher",
     "distillation",
     "backward",
@@ -93,17 +91,16 @@ def watch_step(clock: StageClock, model: nn.Module, optim_wrapper: OptimWrapper)
     clock.watch(model, "extract_feat", "forward")
     clock.watch(head, "forward", "forward")
     for name in ("get_anchors", "get_targets", "assignment", "planned_assignment"):
-        clock.watch(head, name, "assignment")
-    clock.watch(head, "loss_by_feat", "detection losses")
+        if hasattr(head, name):
+            clock.watch(head, name, "assignment")
+    for name in ("loss_by_feat", "planned_losses"):
+        if hasattr(head, name):
+            clock.watch(head, name, "detection losses")
     if hasattr(model, "distillation"):
-        clock.watch(model, "distillation_losses", "distillation")
+        for name in ("answers", "distillation_losses"):
+            clock.watch(model, name, "distillation")
     if isinstance(model, LiveDistiller):
         clock.watch(model.teacher, "forward", "teacher")
     clock.watch(optim_wrapper, "backward", "backward")
     clock.watch(optim_wrapper, "step", "optimizer")
     clock.watch(optim_wrapper, "zero_grad", "optimizer")
-
-
-def watch_region_search(clock: StageClock) -> None:
-    """Time the region search of live steps; it is nothing where the sample brings its region."""
-    clock.watch(detectors, "sample_region", "region search")

@@ -107,22 +107,8 @@ class HeadAdapter(ABC):
 
     def gather(self, maps: Maps, rows: Rows) -> Logits:
         """Raw maps -> logits at chosen priors, in the order of `rows`, without a dense copy of the maps."""
-        grid, level = rows.grid, rows.level
-        sizes = tuple(tuple(cls_map.shape[-2:]) for cls_map in maps[0])
-        assert grid.feature_sizes == sizes, f"feature sizes {sizes}, the grid says {grid.feature_sizes}"
-        local = rows.prior_index - rows.level_offsets[level]
-        cell = torch.div(local, grid.anchors_per_cell, rounding_mode="floor")
-        anchor = local - cell * grid.anchors_per_cell
-        cls_rows, box_rows, order = [], [], []
-        for index, (cls_map, box_map) in enumerate(zip(*maps, strict=True)):
-            chosen = torch.nonzero(level == index).squeeze(1)
-            place = (rows.image_index[chosen], anchor[chosen], slice(None), cell[chosen])
-            cls_rows.append(cls_map.unflatten(1, (grid.anchors_per_cell, -1)).flatten(3)[place])
-            box_rows.append(box_map.unflatten(1, (grid.anchors_per_cell, -1)).flatten(3)[place])
-            order.append(chosen)
-        back = torch.argsort(torch.cat(order))
-        box_logits = torch.cat(box_rows)[back].float().unflatten(1, self.box_shape)
-        return Logits(torch.cat(cls_rows)[back].float(), box_logits)
+        cls_logits, box_logits = (rows.take(of_kind).float() for of_kind in maps)
+        return Logits(cls_logits, box_logits.unflatten(1, self.box_shape))
 
     def expected(self, box_logits: Tensor) -> Tensor:
         """(M, D, K) logits -> (M, D) expected values of the bins, in `bin_units`."""

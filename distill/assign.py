@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 import torch
-from mmdet.models.task_modules.assigners import BaseAssigner
+from mmdet.models.task_modules.assigners import ATSSAssigner, BaseAssigner
 from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
 from mmengine.structures import InstanceData
 from mmrotate.registry import TASK_UTILS
@@ -121,5 +121,36 @@ def planned_assignment(
     return shown[kept].astype(np.int64), np.maximum(assigned[kept] - 1, -1).astype(np.int64)
 
 
+def atss_assignment(
+    assigner: ATSSAssigner, gt_instances: InstanceData, grid: AnchorGrid
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `planned_assignment`, for horizontal boxes and ATSS, which asks for the nearest priors of every level."""
+    objects = InstanceData(bboxes=get_box_tensor(gt_instances.bboxes), labels=gt_instances.labels)
+    priors = InstanceData(priors=prior_corners(grid))
+    assigned = assigner.assign(priors, list(grid.level_sizes), objects).gt_inds.numpy()
+    kept = np.flatnonzero(assigned)
+    return kept, np.maximum(assigned[kept] - 1, -1)
+
+
+def prior_corners(grid: AnchorGrid) -> Tensor:
+    """(P, 4) x1, y1, x2, y2 of a grid's priors."""
+    centers, sides = torch.from_numpy(grid.anchors).split(2, dim=1)
+    return torch.cat([centers - sides / 2, centers + sides / 2], dim=1)
+
+
 def _corners(boxes: RotatedBoxes | Tensor) -> Tensor:
-    return RotatedBoxes(get_box_tensor(boxes)).convert_to("hbox").tensor
+    """(N, 4) x1, y1, x2, y2 of the upright boxes around rotated ones.
+
+    As mmrotate converts them, but for sine and cosine: rounded from float64 they are the same on every device, and so
+    are the ties that a plan made on a CPU has broken.
+    """
+    boxes = get_box_tensor(boxes)
+    centers, half_width, half_height = boxes[:, :2], boxes[:, 2:3] / 2, boxes[:, 3:4] / 2
+    angle = boxes[:, 4:].double()
+    cos, sin = angle.cos().to(boxes.dtype), angle.sin().to(boxes.dtype)
+    reach = [
+        (half_width * cos).abs() + (half_height * sin).abs(),
+        (half_width * sin).abs() + (half_height * cos).abs(),
+    ]
+    bias = torch.cat(reach, dim=1)
+    return torch.cat([centers - bias, centers + bias], dim=1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -22,6 +21,7 @@ from cache.view import View
 from distill.arithmetic import Arithmetic
 from distill.interface import require_same_interface
 from distill.rows import Rows
+from distill.targets import BatchTargets
 from distill.teacher import FrozenTeacher
 from distill.transforms import LoadTeacherTargets
 
@@ -129,9 +129,7 @@ class TeacherAudit(Hook):
         with torch.random.fork_rng(devices=[]):
             self.teacher = FrozenTeacher.load(**source)
         # As the cache was captured, whatever the student computes in; one forward now and then repays no compilation.
-        arithmetic = replace(Arithmetic.of(cache.manifest.numeric), compile=False)
-        self.teacher.compute_in(arithmetic)
-        self._allowed = arithmetic.repeat_tolerance if self.tolerance is None else self.tolerance
+        self.teacher.compute_in(replace(Arithmetic.of(cache.manifest.numeric), compile=False))
         require_teacher_of(cache.manifest, self.teacher, f"cache {cache.path}")
         self.codecs = {field: FieldCodec.from_json(cache.manifest.codec[field]) for field in LOGIT_FIELDS}
 
@@ -140,14 +138,14 @@ class TeacherAudit(Hook):
         if self._started and runner.iter % self.interval:
             return
         self._started = True
-        samples = data_batch["data_samples"]
-        position = _next_view_with_rows(samples, start=runner.iter // self.interval)
+        targets: BatchTargets = data_batch["targets"]
+        position = _next_view_with_rows(targets, start=runner.iter // self.interval)
         if position is None:
             runner.logger.info(f"teacher audit at step {runner.iter + 1}: no view of the batch has a row")
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        sample = samples[position]
-        compared = self.audit(model.data_preprocessor, data_batch["inputs"][position], sample)
+        sample = data_batch["data_samples"][position]
+        compared = self.audit(model.data_preprocessor, data_batch["inputs"][position], targets, position)
         view = View(sample.img_id, sample.metainfo.get("flip_direction") or "none")
         if compared.problem:
             raise ValueError(
@@ -158,21 +156,24 @@ class TeacherAudit(Hook):
         errors = ", ".join(f"{field} {error:.4g}" for field, error in compared.error.items())
         runner.logger.info(f"teacher audit at step {runner.iter + 1}: view {view} is the teacher's; error: {errors}")
 
-    def audit(self, preprocessor: nn.Module, image: Tensor, sample: DetDataSample) -> Comparison:
-        """The targets of one sample beside the teacher's answer to its image (3, H, W) uint8."""
-        targets = sample.record
+    def audit(self, preprocessor: nn.Module, image: Tensor, targets: BatchTargets, position: int) -> Comparison:
+        """The targets of one view of a batch beside the teacher's answer to its image (3, H, W) uint8."""
         # Alone, as a batch of one: the other views of the batch do not matter.
         inputs = preprocessor({"inputs": [image], "data_samples": None})["inputs"]
         maps = self.teacher.to(inputs.device).forward(inputs)
         adapter = self.teacher.adapter
-        rows = Rows.of(adapter.grid_of_maps(maps[0]), [targets.prior_index.to(inputs.device)])
-        logits = adapter.gather(maps, rows)
-        index, weight = targets.prior_index.cpu().numpy(), targets.weight.cpu().numpy()
-        stored = TargetRecord(index, weight, targets.cls_logits.cpu().numpy(), targets.box_logits.cpu().numpy())
+        grid = adapter.grid_of_maps(maps[0])
+        stored = targets.record(position, grid)
+        logits = adapter.gather(maps, Rows.of(grid, [stored.prior_index]).to(inputs.device))
         answer = TargetRecord(
-            index, weight, logits.cls_logits.cpu().numpy(), subtract_row_max(logits.box_logits).cpu().numpy()
+            stored.prior_index,
+            stored.weight,
+            logits.cls_logits.cpu().numpy(),
+            subtract_row_max(logits.box_logits).cpu().numpy(),
         )
-        return compare_record(stored, answer, self.codecs, self._allowed)
+        arithmetic = self.teacher.arithmetic or Arithmetic()
+        tolerance = arithmetic.repeat_tolerance if self.tolerance is None else self.tolerance
+        return compare_record(stored, answer, self.codecs, tolerance)
 
 
 def _cache_of(runner: Runner) -> str:
@@ -186,10 +187,8 @@ def _cache_of(runner: Runner) -> str:
     )
 
 
-def _next_view_with_rows(samples: Sequence[DetDataSample], start: int) -> int | None:
-    """Position of the first sample with rows, from `start` on and around; None where there is none."""
-    for step in range(len(samples)):
-        position = (start + step) % len(samples)
-        if len(samples[position].record.prior_index):
-            return position
-    return None
+def _next_view_with_rows(targets: BatchTargets, start: int) -> int | None:
+    """Position of the first view with rows, from `start` on and around; None where there is none."""
+    rows = targets.region.sizes.sum(axis=0)
+    positions = np.roll(np.arange(len(rows)), -(start % len(rows)))
+    return next((int(position) for position in positions if rows[position]), None)

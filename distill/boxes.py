@@ -23,19 +23,15 @@ def legacy_oc[BoxArray: (np.ndarray, torch.Tensor)](boxes: BoxArray) -> BoxArray
     Returns:
         (N, 5) of the same kind and dtype.
     """
-    if isinstance(boxes, torch.Tensor):
-        return torch.from_numpy(_legacy_oc(boxes.detach().cpu().numpy())).to(boxes)
-    return _legacy_oc(np.asarray(boxes))
-
-
-def _legacy_oc(boxes: np.ndarray) -> np.ndarray:
-    boxes = boxes.reshape(-1, 5)
-    angle = np.mod(boxes[:, 4], math.pi)
-    flat = np.minimum(angle, math.pi - angle) < _SNAP
-    upright = np.abs(angle - math.pi / 2) < _SNAP
-    steep = ~flat & ~upright & (angle > math.pi / 2)
-    swapped = flat | steep
-    result = boxes.copy()
-    result[swapped, 2], result[swapped, 3] = boxes[swapped, 3], boxes[swapped, 2]
-    result[:, 4] = np.where(flat | upright, math.pi / 2, np.where(steep, angle - math.pi / 2, angle))
-    return result
+    if isinstance(boxes, np.ndarray):
+        return legacy_oc(torch.from_numpy(np.array(boxes))).numpy()
+    # On the boxes' own device, without a copy to the host.
+    x, y, width, height, angle = boxes.detach().reshape(-1, 5).unbind(dim=1)
+    angle = torch.remainder(angle, math.pi)
+    is_flat = torch.minimum(angle, math.pi - angle) < _SNAP
+    is_upright = (angle - math.pi / 2).abs() < _SNAP
+    is_steep = ~is_flat & ~is_upright & (angle > math.pi / 2)
+    is_swapped = is_flat | is_steep
+    first, second = torch.where(is_swapped, height, width), torch.where(is_swapped, width, height)
+    turned = torch.where(is_steep, angle - math.pi / 2, angle)
+    return torch.stack([x, y, first, second, torch.where(is_flat | is_upright, math.pi / 2, turned)], dim=1)

@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.structures import SampleList
-from mmengine.structures import BaseDataElement
 from mmrotate.registry import MODELS
 from torch import Tensor
 
-from cache.grid import AnchorGrid
-from cache.quantize import subtract_row_max
 from distill.adapter import adapter_of
 from distill.interface import describe_interface, require_same_interface
-from distill.region import sample_region
-from distill.rows import Maps, Rows, Targets
+from distill.rows import Maps, Targets
+from distill.targets import BatchTargets
 from distill.teacher import FrozenTeacher
+
+
+@MODELS.register_module()
+class TargetsPreprocessor(DetDataPreprocessor):
+    """mmdet's preprocessor that also hands on what loaders have added, and never waits for the device.
+
+    Pixels and targets are copied beside the device's work where they lie in pinned memory. Ground truth stays on the
+    host where the assignment is planned: nothing reads it.
+    """
+
+    def __init__(self, *args: Any, bgr_to_rgb: bool = False, rgb_to_bgr: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, non_blocking=True, **kwargs)
+        # Not by the parent, which sends the order of the channels to the device, image by image.
+        self.flips_channels = bgr_to_rgb or rgb_to_bgr
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """`inputs` (B, 3, H, W) float32, `data_samples`, and in training `targets` where the batch has them."""
+        samples, targets = data.get("data_samples"), data.get("targets")
+        inputs = self.cast_data(data["inputs"])
+        if self.flips_channels:
+            inputs = [image.flip(0) for image in inputs]
+        if targets is None or targets.assigned is None:
+            seen = super().forward({"inputs": inputs, "data_samples": samples}, training)
+        else:
+            seen = super().forward({"inputs": inputs, "data_samples": None}, training) | {"data_samples": samples}
+        return seen if targets is None else {**seen, "targets": targets.to(self.device, non_blocking=True)}
 
 
 class _Distiller(SingleStageDetector):
@@ -28,68 +51,80 @@ class _Distiller(SingleStageDetector):
 
     Args:
         distillation: config of `RegionDistillation`.
+        data_preprocessor: config of mmdet's `DetDataPreprocessor`; a `TargetsPreprocessor` with its options is built.
+
+    Raises:
+        ValueError: another preprocessor.
     """
 
-    def __init__(self, *args: Any, distillation: dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, *args: Any, distillation: dict[str, Any], data_preprocessor: dict[str, Any], **kwargs: Any
+    ) -> None:
+        kind = str(data_preprocessor["type"]).rpartition(".")[2]
+        if kind != "DetDataPreprocessor":
+            raise ValueError(f"data_preprocessor.type is {kind!r}; a student with a teacher needs DetDataPreprocessor")
+        super().__init__(*args, data_preprocessor={**data_preprocessor, "type": "TargetsPreprocessor"}, **kwargs)
         self.distillation = MODELS.build(distillation)
         self.adapter = adapter_of(self.bbox_head)
 
-    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Any]:
-        """Detection losses, and `loss_ld` and `loss_kd`."""
-        maps: Maps = self.bbox_head(self.extract_feat(batch_inputs))
-        losses = self.detection_losses(maps, batch_data_samples)
-        return losses | self.distillation_losses(maps, batch_inputs, batch_data_samples)
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: SampleList | None = None,
+        mode: str = "tensor",
+        targets: BatchTargets | None = None,
+    ) -> Any:
+        """As mmdet's detectors; `targets`, what loaders have added to a batch, are needed for losses.
 
-    def detection_losses(self, maps: Maps, batch_data_samples: SampleList) -> dict[str, Any]:
-        """The losses that the head has without a teacher."""
+        Raises:
+            ValueError: losses without them.
+        """
+        if mode != "loss":
+            return super().forward(inputs, data_samples, mode)
+        if targets is None:
+            raise ValueError(
+                "the batch has no targets of its teacher. The training pipeline needs LoadTeacherTargets, or where the "
+                "teacher is live FindRegion, then PackDistillInputs; train_dataloader needs "
+                "collate_fn=dict(type='collate_views')"
+            )
+        return self.loss(inputs, data_samples, targets)
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList, targets: BatchTargets) -> dict[str, Any]:
+        """Detection losses, and the terms that learn from the teacher."""
+        maps: Maps = self.bbox_head(self.extract_feat(batch_inputs))
+        # First, where it is live: a device has work then while the host waits for an assignment.
+        answers = self.answers(batch_inputs, targets)
+        losses = self.detection_losses(maps, batch_data_samples, targets)
+        return losses | self.distillation_losses(maps, answers)
+
+    def detection_losses(
+        self, maps: Maps, batch_data_samples: SampleList, targets: BatchTargets
+    ) -> dict[str, list[Tensor]]:
+        """The losses that the head has without a teacher, from the planned assignment where there is one."""
+        if targets.assigned is not None:
+            return self.bbox_head.planned_losses(maps, targets.assigned)
         instances, ignored, metas = unpack_gt_instances(batch_data_samples)
         return self.bbox_head.loss_by_feat(*maps, instances, metas, ignored)
 
-    def distillation_losses(
-        self, maps: Maps, batch_inputs: Tensor, batch_data_samples: SampleList
-    ) -> dict[str, list[Tensor]]:
+    def distillation_losses(self, maps: Maps, answers: Targets) -> dict[str, list[Tensor]]:
         """The terms that learn from the teacher, level by level."""
-        targets = self.targets(batch_inputs, batch_data_samples)
-        terms = self.distillation(self.adapter.gather(maps, targets.rows), targets)
+        terms = self.distillation(self.adapter.gather(maps, answers.rows), answers)
         # mmengine averages a tensor of several losses but adds up a list.
         return {name: list(values.unbind()) for name, values in terms.items()}
 
     @abstractmethod
-    def targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Targets:
+    def answers(self, batch_inputs: Tensor, targets: BatchTargets) -> Targets:
         """The teacher's answers at the region's priors of the batch."""
-
-    def rows(self, batch_inputs: Tensor, grids: Sequence[AnchorGrid], regions: Sequence[BaseDataElement]) -> Rows:
-        """The priors of every sample's region, given on the sample's own grid, on that of the batch."""
-        batch = self.adapter.grid(*batch_inputs.shape[-2:])
-        device = batch_inputs.device
-        pairs = zip(grids, regions, strict=True)
-        return Rows.of(batch, [grid.reindex(region.prior_index.to(device), batch) for grid, region in pairs])
-
-    def own_grids(self, batch_data_samples: SampleList) -> list[AnchorGrid]:
-        """The grid of every sample, padded by itself as a capture sees it."""
-        return [self.adapter.grid(*sample.pad_shape[:2]) for sample in batch_data_samples]
 
 
 @MODELS.register_module()
 class CachedDistiller(_Distiller):
-    """Reads the teacher from `data_sample.record`, put there by `LoadTeacherTargets`: no teacher in memory."""
+    """Reads the teacher from what `LoadTeacherTargets` has added to the batch: no teacher in memory."""
 
-    def detection_losses(self, maps: Maps, batch_data_samples: SampleList) -> dict[str, Any]:
-        """The head's losses, from the planned assignment where the records hold one."""
-        instances, ignored, metas = unpack_gt_instances(batch_data_samples)
-        records: list[BaseDataElement] = [sample.record for sample in batch_data_samples]
-        planned = {"records": records} if all("assigned_prior" in record for record in records) else {}
-        return self.bbox_head.loss_by_feat(*maps, instances, metas, ignored, **planned)
-
-    def targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Targets:
-        records: list[BaseDataElement] = [sample.record for sample in batch_data_samples]
-        return Targets(
-            rows=self.rows(batch_inputs, self.own_grids(batch_data_samples), records),
-            weight=torch.cat([record.weight for record in records]),
-            cls_logits=torch.cat([record.cls_logits for record in records]),
-            box_logits=torch.cat([record.box_logits for record in records]),
-        )
+    def answers(self, batch_inputs: Tensor, targets: BatchTargets) -> Targets:
+        assert targets.answers is not None, "the pipeline has found the region, but read no cache"
+        logits = targets.answers.logits()
+        return Targets(logits.cls_logits, logits.box_logits, targets.region, targets.weight)
 
 
 @MODELS.register_module()
@@ -98,22 +133,13 @@ class LiveDistiller(_Distiller):
 
     Args:
         teacher: dict(config=file, checkpoint=file) of `FrozenTeacher`.
-        region: rule of `box_region`, searched in the step unless the pipeline has put `data_sample.region` there.
 
     Raises:
         ValueError: the teacher's head or preprocessing is not the student's.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        teacher: dict[str, Any],
-        region: dict[str, Any],
-        data_preprocessor: dict[str, Any],
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, teacher: dict[str, Any], data_preprocessor: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, data_preprocessor=data_preprocessor, **kwargs)
-        self.region = region
         # The initial weights of layers are drawn: without the fork, the student's would not be those of a plain one.
         with torch.random.fork_rng(devices=[]):
             loaded = FrozenTeacher.load(**teacher)
@@ -127,20 +153,11 @@ class LiveDistiller(_Distiller):
     def teacher(self) -> FrozenTeacher:
         return self._teacher[0]
 
-    def targets(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Targets:
+    def answers(self, batch_inputs: Tensor, targets: BatchTargets) -> Targets:
         # In float32 as in a capture, whatever the precision of the student.
         with torch.autocast(batch_inputs.device.type, enabled=False):
             maps = self.teacher.to(batch_inputs.device).forward(batch_inputs)
-        grids = self.own_grids(batch_data_samples)
-        regions = [
-            sample_region(sample, grid, **self.region) for sample, grid in zip(batch_data_samples, grids, strict=True)
-        ]
-        rows = self.rows(batch_inputs, grids, regions)
-        logits = self.teacher.adapter.gather(maps, rows)
-        return Targets(
-            rows=rows,
-            weight=torch.cat([region.weight for region in regions]).to(batch_inputs.device),
-            cls_logits=logits.cls_logits,
-            # As a cache holds them: the softmax is the same, and live and cached losses agree to the last bit.
-            box_logits=subtract_row_max(logits.box_logits),
-        )
+        logits = self.teacher.adapter.gather(maps, targets.region)
+        # As a cache holds them: the softmax is the same, and live and cached losses agree to the last bit.
+        box_logits = logits.box_logits - logits.box_logits.amax(dim=-1, keepdim=True)
+        return Targets(logits.cls_logits, box_logits, targets.region, targets.weight)

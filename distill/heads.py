@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +9,9 @@ import numpy as np
 import torch
 from mmcv.ops import box_iou_rotated
 from mmdet.models.task_modules.assigners import BaseAssigner
-from mmdet.structures.bbox import get_box_tensor
+from mmdet.structures.bbox import HorizontalBoxes, get_box_tensor
 from mmdet.utils import InstanceList, OptInstanceList
-from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.structures import InstanceData
 from mmrotate.models.dense_heads import RotatedRetinaHead
 from mmrotate.registry import MODELS
 from mmrotate.structures.bbox import RotatedBoxes
@@ -21,24 +20,29 @@ from torch import Tensor, nn
 from cache.grid import AnchorGrid
 from distill.adapter import HeadAdapter, adapts, anchor_fields, bin_values, expected_value
 from distill.assign import planned_assignment
-from distill.rows import Maps, Rows
+from distill.coder import decode_deltas
+from distill.rows import Maps, Rows, in_float32
+from distill.targets import PlannedAssignment
 
 NUM_PARAMETERS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Assignment:
-    """What every prior of a batch shall learn; B images, P priors, n positive ones.
+    """What the priors of a batch shall learn, on the device; B images, P priors, n rows.
 
     labels: (B, P) int64, the number of classes for negatives. label_weights: (B, P), 0 for ignored priors.
-    positive: the n positive priors. boxes: (n, 5) their objects' boxes, or coder deltas, as the box loss takes them.
-    avg_factor: divisor of all losses.
+    positive: the positive priors, which take part in the box loss, and perhaps others beside them. priors: (n, 5) their
+    boxes. boxes: (n, 5) their objects' boxes, or coder deltas, as the box loss takes them. weight: (n,) 0 for rows that
+    are not positive; None where all are. avg_factor: divisor of all losses.
     """
 
     labels: Tensor
     label_weights: Tensor
     positive: Rows
+    priors: Tensor
     boxes: Tensor
+    weight: Tensor | None
     avg_factor: int
 
 
@@ -89,7 +93,6 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         if box_loss_rows not in ("positive", "all"):
             raise ValueError(f"box_loss_rows is {box_loss_rows!r}; 'positive' or 'all' needed")
         self.box_loss_rows = box_loss_rows
-        self._priors: dict[tuple[AnchorGrid, torch.device], Tensor] = {}
         self.reg_max = reg_max
         # A config's list compares as a tuple.
         self.xywh_range = (xywh_range[0], xywh_range[1])
@@ -98,6 +101,7 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         # Buffer names are those of the published checkpoints.
         self.integral = Integral(reg_max, self.xywh_range)
         self.integral_angle = Integral(reg_max, self.angle_range)
+        self.register_buffer("base_anchors", torch.stack(self.prior_generator.base_anchors), persistent=False)
         self.adapter = RotatedRetinaAdapter.of(self)
 
     def _init_layers(self) -> None:
@@ -109,6 +113,10 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
     def num_bins(self) -> int:
         return self.reg_max + 1
 
+    def expected_at(self, box_logits: Tensor) -> Tensor:
+        """(n, 5, K) logits of rows -> (n, 5) coder deltas."""
+        return torch.cat([self.integral(box_logits[:, :4]), self.integral_angle(box_logits[:, 4:])], dim=1)
+
     def expected_deltas(self, box_map: Tensor) -> Tensor:
         """(B, A * 5 * K, H, W) logits of any precision -> (B, A * 5, H, W) float32 coder deltas."""
         logits = box_map.float().unflatten(1, (-1, NUM_PARAMETERS, self.num_bins))
@@ -116,14 +124,18 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         angle = self.integral_angle(logits[:, :, 4:], dim=3)
         return torch.cat([xywh, angle], dim=2).flatten(1, 2)
 
-    def priors(self, grid: AnchorGrid, device: torch.device | str = "cpu") -> Tensor:
-        """(P, 5) all priors as the generator makes them: ties of their IoU break by the last bit."""
-        key = grid, torch.device(device)
-        if key not in self._priors:
-            levels = self.prior_generator.grid_priors(grid.feature_sizes, device=device)
-            # Images of a batch share a size, and batches mostly do.
-            self._priors = {key: torch.cat([get_box_tensor(level) for level in levels])}
-        return self._priors[key]
+    def priors(self, grid: AnchorGrid) -> Tensor:
+        """(P, 5) all priors as the generator makes them, on the CPU: ties of their IoU break by the last bit."""
+        levels = self.prior_generator.grid_priors(grid.feature_sizes, device="cpu")
+        return torch.cat([get_box_tensor(level) for level in levels])
+
+    def priors_at(self, rows: Rows, centers: Tensor) -> Tensor:
+        """(n, 5) the priors of rows as the generator makes them, of their cells' centers (n, 2)."""
+        level, _, anchor, _, _ = rows.place
+        corners = HorizontalBoxes(self.base_anchors[level, anchor] + centers.repeat(1, 2), clone=False)
+        priors = corners.convert_to("rbox")
+        angle = self.prior_generator.angle_version
+        return priors.regularize_boxes(angle) if angle else priors.tensor
 
     def loss_by_feat(
         self,
@@ -132,26 +144,35 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         batch_gt_instances: InstanceList,
         batch_img_metas: list[dict[str, Any]],
         batch_gt_instances_ignore: OptInstanceList = None,
-        records: Sequence[BaseDataElement] = (),
     ) -> dict[str, list[Tensor]]:
-        """The parent's losses on the expected deltas, in float32 also where the network runs in lower precision.
-
-        `records` hold the planned assignment of every image, where there is one: no IoU is computed then.
-        """
-        # Boxes are pixels: their squares overflow float16, and matrix products of the Gaussian losses would be cast.
-        with torch.autocast(cls_scores[0].device.type, enabled=False):
-            scores = [score.float() for score in cls_scores]
-            boxes = [box.float() for box in bbox_preds]
+        """The parent's losses on the expected deltas, in float32 also where the network runs in lower precision."""
+        with in_float32(cls_scores, bbox_preds) as (scores, boxes):
+            truth = batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
             if self.box_loss_rows == "all" or self.loss_bbox_type != "normal":
-                deltas = [self.expected_deltas(box) for box in boxes]
-                return super().loss_by_feat(
-                    scores, deltas, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
-                )
-            if records:
-                assigned = self.planned_assignment(scores, batch_gt_instances, batch_img_metas, records)
-            else:
-                assigned = self.assignment(scores, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
-            return self.losses_of((scores, boxes), assigned)
+                return super().loss_by_feat(scores, [self.expected_deltas(box) for box in boxes], *truth)
+            return self.losses_of((scores, boxes), self.assignment(scores, *truth))
+
+    def planned_losses(self, maps: Maps, planned: PlannedAssignment) -> dict[str, list[Tensor]]:
+        """The same losses from a planned assignment: no IoU is computed, and the device is not waited for.
+
+        Raises:
+            ValueError: a box loss that needs every prior.
+        """
+        if self.loss_bbox_type != "normal":
+            raise ValueError(
+                f"bbox_head.loss_bbox_type is {self.loss_bbox_type!r}, whose loss no plan serves. Set plan_assignment "
+                "= False in the config"
+            )
+        with in_float32(*maps) as widened:
+            return self.losses_of(widened, self.planned_assignment(planned))
+
+    def planned_assignment(self, planned: PlannedAssignment) -> Assignment:
+        """What a plan says, as the losses take it."""
+        labels, label_weights = planned.dense(self.num_classes, self.train_cfg["pos_weight"])
+        priors, boxes = self.priors_at(planned.positive, planned.centers), planned.boxes
+        if not self.reg_decoded_bbox:
+            boxes = self.bbox_coder.encode(RotatedBoxes(priors), RotatedBoxes(boxes))
+        return Assignment(labels, label_weights, planned.positive, priors, boxes, None, planned.avg_factor)
 
     def assignment(
         self,
@@ -161,54 +182,32 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         batch_gt_instances_ignore: OptInstanceList = None,
     ) -> Assignment:
         """What the parent's assigner says, by IoU of every prior with every object."""
-        sizes = [score.shape[-2:] for score in cls_scores]
-        anchors, valid = self.get_anchors(sizes, batch_img_metas, device=cls_scores[0].device)
-        labels, label_weights, targets, weights, avg_factor = self.get_targets(
-            anchors, valid, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore
+        device = cls_scores[0].device
+        anchors, valid = self.get_anchors([score.shape[-2:] for score in cls_scores], batch_img_metas, device=device)
+        labels, label_weights, targets, weights, avg_factor, samples = self.get_targets(
+            anchors, valid, batch_gt_instances, batch_img_metas, batch_gt_instances_ignore, return_sampling_results=True
         )
-        place = torch.nonzero(torch.cat(weights, dim=1)[..., 0] > 0, as_tuple=True)
+        grid = self.adapter.grid_of_maps(cls_scores)
+        count = sum(len(sample.pos_inds) for sample in samples)
+        places, reals, priors, boxes = [], [], [], []
+        for level, of_level in enumerate(weights):
+            (image, local), is_real = _positive_places(of_level[..., 0] > 0, count)
+            anchor, cell = local % grid.anchors_per_cell, local // grid.anchors_per_cell
+            prior = local + int(grid.level_offsets[level])
+            places.append(torch.stack([torch.full_like(image, level), image, anchor, cell, prior]))
+            reals.append(is_real)
+            priors.append(get_box_tensor(anchors[0][level])[local])
+            boxes.append(targets[level][image, local])
+        sizes = np.asarray([[place.shape[1]] for place in places])
         return Assignment(
             labels=torch.cat(labels, dim=1),
             label_weights=torch.cat(label_weights, dim=1),
-            positive=Rows(self.adapter.grid_of_maps(cls_scores), len(batch_img_metas), *place),
-            boxes=torch.cat(targets, dim=1)[place],
+            positive=Rows(grid, sizes, torch.cat(places, dim=1)),
+            priors=torch.cat(priors),
+            boxes=torch.cat(boxes),
+            weight=torch.cat(reals),
             avg_factor=avg_factor,
         )
-
-    def planned_assignment(
-        self,
-        cls_scores: list[Tensor],
-        batch_gt_instances: InstanceList,
-        batch_img_metas: list[dict[str, Any]],
-        records: Sequence[BaseDataElement],
-    ) -> Assignment:
-        """The same from `assigned_prior` (m,) and `assigned_object` (m,) of every image, -1: an ignored prior."""
-        device = cls_scores[0].device
-        grid = self.adapter.grid_of_maps(cls_scores)
-        labels = torch.full((len(batch_img_metas), grid.num_priors), self.num_classes, device=device)
-        label_weights = torch.ones(labels.shape, device=device)
-        priors, boxes = [], []
-        for image, (objects, meta, record) in enumerate(zip(batch_gt_instances, batch_img_metas, records, strict=True)):
-            own = self.adapter.grid(*meta["pad_shape"][:2])
-            prior_index = own.reindex(record.assigned_prior, grid)
-            if own != grid:
-                # Priors in the padding of a smaller image learn nothing.
-                label_weights[image] = 0
-                label_weights[image, own.reindex(torch.arange(own.num_priors, device=device), grid)] = 1
-            is_positive = record.assigned_object >= 0
-            positive, matched = prior_index[is_positive], record.assigned_object[is_positive]
-            label_weights[image, prior_index[~is_positive]] = 0
-            labels[image, positive] = objects.labels[matched]
-            if self.train_cfg["pos_weight"] > 0:
-                label_weights[image, positive] = self.train_cfg["pos_weight"]
-            priors.append(positive)
-            boxes.append(get_box_tensor(objects.bboxes)[matched])
-        rows, target_boxes = Rows.of(grid, priors), torch.cat(boxes)
-        if not self.reg_decoded_bbox:
-            matched_priors = RotatedBoxes(self.priors(grid, device)[rows.prior_index])
-            target_boxes = self.bbox_coder.encode(matched_priors, RotatedBoxes(target_boxes))
-        avg_factor = sum(max(len(positive), 1) for positive in priors)
-        return Assignment(labels, label_weights, rows, target_boxes, avg_factor)
 
     def losses_of(self, maps: Maps, assigned: Assignment) -> dict[str, list[Tensor]]:
         """Class loss of all priors and box loss of the positive ones, level by level.
@@ -216,34 +215,41 @@ class RotatedRetinaDistributionHead(RotatedRetinaHead):
         The parent computes expected deltas, decoded boxes and box loss of every prior and multiplies nearly all of them
         by 0: the same sum, for a tenth of the step.
         """
-        positive = assigned.positive
-        box_logits = self.adapter.gather(maps, positive).box_logits
-        predicted = self.adapter.expected(box_logits)
-        if self.reg_decoded_bbox:
-            priors = self.priors(positive.grid, box_logits.device)[positive.prior_index]
-            predicted = get_box_tensor(self.bbox_coder.decode(RotatedBoxes(priors), predicted))
-        losses: dict[str, list[Tensor]] = {"loss_cls": [], "loss_bbox": []}
+        grid, rows = assigned.positive.grid, assigned.positive
+        losses: dict[str, list[Tensor]] = {"loss_cls": []}
         for index, cls_map in enumerate(maps[0]):
-            start, stop = positive.grid.level_offsets[index : index + 2]
+            start, stop = grid.level_offsets[index : index + 2].tolist()
             logits = cls_map.permute(0, 2, 3, 1).reshape(-1, self.cls_out_channels)
             labels, weights = assigned.labels[:, start:stop], assigned.label_weights[:, start:stop]
             losses["loss_cls"].append(
                 self.loss_cls(logits, labels.reshape(-1), weights.reshape(-1), avg_factor=assigned.avg_factor)
             )
-            rows = torch.nonzero(positive.level == index).squeeze(1)
-            ours, theirs = predicted[rows], assigned.boxes[rows]
-            # Without a positive prior the loss is 0, and its gradient as well.
-            losses["loss_bbox"].append(
-                self.loss_bbox(ours, theirs, torch.ones_like(ours), avg_factor=assigned.avg_factor)
-                if len(rows)
-                else ours.sum()
-            )
-        return losses
+        predicted = self.expected_at(rows.take(maps[1]).unflatten(1, (NUM_PARAMETERS, self.num_bins)))
+        if self.reg_decoded_bbox:
+            predicted = decode_deltas(self.bbox_coder, assigned.priors, predicted)
+        # Without weights, which a loss would ask for one above 0; without rows, a loss may be of any shape.
+        values = self.loss_bbox(predicted, assigned.boxes, reduction_override="none") if len(predicted) else predicted
+        values = values.flatten(1).sum(dim=1) if values.dim() > 1 else values
+        values = values if assigned.weight is None else values * assigned.weight
+        return losses | {"loss_bbox": list((rows.sum_by_level(values) / assigned.avg_factor).unbind())}
 
     def predict_by_feat(self, cls_scores: list[Tensor], bbox_preds: list[Tensor], *args: Any, **kwargs: Any) -> Any:
         """The parent's detections from the expected deltas."""
         deltas = [self.expected_deltas(box) for box in bbox_preds]
         return super().predict_by_feat([score.float() for score in cls_scores], deltas, *args, **kwargs)
+
+
+def _positive_places(is_positive: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Images and priors (2, k) where a mask (B, N) of a level is set, and (k,) 1; `most`: on all levels together.
+
+    A device would have to be waited for to learn how many a level has. There, each has `most`, and the 1 is a 0 for
+    those that are made up.
+    """
+    if is_positive.device.type == "cpu":
+        place = torch.nonzero(is_positive).T
+        return place, torch.ones(place.shape[1])
+    place = torch.nonzero_static(is_positive, size=most).T
+    return place.clamp(min=0), (place[0] >= 0).float()
 
 
 @adapts(RotatedRetinaDistributionHead)

@@ -74,15 +74,14 @@ def row_normalizer(rows: Rows, normalizer: str) -> Tensor:
     'per_level' counts a level over the batch, as published; 'per_image_level' counts a level of one image and
     averages over images (what two devices with one image each compute); 'global' counts the batch.
     """
-    num_levels = rows.grid.num_levels
-    if normalizer == "per_level":
-        group, groups, share = rows.level, num_levels, 1
-    elif normalizer == "per_image_level":
-        group, groups, share = rows.image_index * num_levels + rows.level, rows.num_images * num_levels, rows.num_images
-    else:
-        group, groups, share = torch.zeros_like(rows.level), 1, 1
-    counts = torch.bincount(group, minlength=groups)
-    return (counts[group] * share).to(torch.float32)
+    groups, share = rows.level_sizes, 1
+    if normalizer == "per_image_level":
+        groups, share = rows.sizes.ravel().tolist(), rows.num_images
+    elif normalizer == "global":
+        groups = [sum(groups)]
+    # Filled where the rows are: a table of the sizes would have to be sent there.
+    device = rows.place.device
+    return torch.cat([torch.full((size,), size * share, dtype=torch.float32, device=device) for size in groups])
 
 
 @MODELS.register_module()

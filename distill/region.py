@@ -1,4 +1,4 @@
-"""The region of a view, for plan, capture and live step: ground truth and grid -> priors and weights."""
+"""The region of a view, for plan, capture and loaders: ground truth and grid -> priors and weights."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.models.task_modules.assigners import ATSSAssigner
-from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
+from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from cache.grid import AnchorGrid
 from cache.region import region_threshold, region_weights
-from distill.assign import circumscribed_boxes
+from distill.assign import atss_assignment, circumscribed_boxes, prior_corners
 from distill.boxes import legacy_oc
 from distill.losses import MAIN_WEIGHT
 from distill.polygons import polygon_iou, rbox_to_polygon
@@ -84,22 +83,6 @@ def box_region(
 def is_inside(student: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
     """Whether one described region picks some of the priors of another, and fewer, whatever the labels."""
     return student != stored and _rule(stored["rule"]).holds(stored, student)
-
-
-def sample_region(sample: DetDataSample, grid: AnchorGrid, **rule: Any) -> InstanceData:
-    """`prior_index` and `weight` of a packed sample; taken from `sample.region` where the pipeline has put it.
-
-    `rule` is that of `box_region`.
-    """
-    if "region" in sample:
-        return sample.region
-    prior_index, weight = box_region(sample_boxes(sample), grid, **rule)
-    return InstanceData(prior_index=torch.from_numpy(prior_index), weight=torch.from_numpy(weight))
-
-
-def sample_boxes(sample: DetDataSample) -> np.ndarray:
-    """(G, 4 or 5) float32 ground-truth boxes of a packed sample; ignored objects have no region."""
-    return get_box_tensor(sample.gt_instances.bboxes).cpu().numpy()
 
 
 # --- iou_above_alpha: the rotated recipe (docs/method.md, Region) ---
@@ -188,12 +171,10 @@ def _atss_positive(boxes: np.ndarray, grid: AnchorGrid, topk: int) -> np.ndarray
     """(P,) which priors mmdet's ATSS assigns to an object."""
     objects = torch.from_numpy(boxes.astype(np.float32))
     labels = torch.zeros(len(objects), dtype=torch.int64)
-    assigned = _atss(topk).assign(
-        InstanceData(priors=_prior_corners(grid)),
-        list(grid.level_sizes),
-        InstanceData(bboxes=objects, labels=labels),
-    )
-    return assigned.gt_inds.numpy() > 0
+    prior_index, _ = atss_assignment(_atss(topk), InstanceData(bboxes=objects, labels=labels), grid)
+    positive = np.zeros(grid.num_priors, dtype=bool)
+    positive[prior_index] = True
+    return positive
 
 
 @cache
@@ -207,7 +188,7 @@ def _vlr_weights(boxes: np.ndarray, grid: AnchorGrid, topk: int, factor: float) 
     alpha is the threshold of ATSS: mean plus sample deviation of the IoU of the `topk` nearest priors a level.
     """
     weights = torch.zeros(grid.num_priors)
-    priors = _prior_corners(grid)
+    priors = prior_corners(grid)
     for start in range(0, len(boxes), _OBJECTS_PER_CHUNK):
         objects = torch.from_numpy(boxes[start : start + _OBJECTS_PER_CHUNK].astype(np.float32))
         iou = bbox_overlaps(objects, priors)
@@ -225,12 +206,6 @@ def _vlr_weights(boxes: np.ndarray, grid: AnchorGrid, topk: int, factor: float) 
         inside = (diou >= factor * alpha) & (diou < alpha)
         weights = torch.maximum(weights, torch.where(inside, iou, 0).amax(dim=0))
     return weights.clamp(max=LARGEST_VLR_WEIGHT).numpy()
-
-
-def _prior_corners(grid: AnchorGrid) -> Tensor:
-    """(P, 4) x1, y1, x2, y2 of a grid's priors."""
-    centers, sides = torch.from_numpy(grid.anchors).split(2, dim=1)
-    return torch.cat([centers - sides / 2, centers + sides / 2], dim=1)
 
 
 def _centers(boxes: Tensor) -> Tensor:

@@ -11,5 +11,6 @@ from distill import (  # noqa: F401
     heads,
     losses,
     metric,
+    targets,
     transforms,
 )

@@ -4,7 +4,7 @@ What several parts of a config need is written once, at the top level, and fille
 
     data_root       every dataset and evaluator
     classes         every dataset, and the number of classes of the head
-    distillation    the distiller; a distiller with a live teacher also gets `region` and `teacher`
+    distillation    the distiller; one with a live teacher also gets `teacher`, and `FindRegion` its `region`
     vis_backends    the visualizer, beside the local backend, which holds the log that reports read
     val_dataloader, val_evaluator    test_dataloader, test_evaluator, under what a config says of these
 """
@@ -188,7 +188,10 @@ def places(config: Config) -> Iterator[Place]:
     if kind in DISTILLERS:
         yield from _places(config, "model", model, "distillation")
     if kind == "LiveDistiller":
-        yield from _places(config, "model", model, "region", "teacher")
+        yield from _places(config, "model", model, "teacher")
+        for index, step in enumerate(config.train_dataloader.dataset.pipeline):
+            if _bare(step["type"]) == "FindRegion":
+                yield from _places(config, f"train_dataloader.dataset.pipeline.{index}", step, "region")
     if config.get("visualizer") is not None:
         yield from _places(config, "visualizer", config.visualizer, "vis_backends")
 

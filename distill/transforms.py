@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any
@@ -12,17 +11,16 @@ from typing import Any
 import mmcv
 import mmengine.fileio as fileio
 import numpy as np
-import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import PackDetInputs, RandomFlip
-from mmengine.structures import BaseDataElement
 from mmrotate.registry import TRANSFORMS
 
-from cache.grid import AnchorGrid, grid_of, padded_shape
-from cache.reader import CacheReader, TargetRecord
+from cache.grid import AnchorGrid, padded_shape
+from cache.reader import CacheReader
 from cache.view import FLIPS
 from distill.errors import ViewsUnknown
 from distill.region import box_region
+from distill.targets import ViewTargets, part_of
 
 
 class Role(Enum):
@@ -33,7 +31,7 @@ class Role(Enum):
     DRAWN = auto()
     """Makes the view, by chance; every outcome can be enumerated and forced."""
     TARGETS = auto()
-    """Adds the teacher's targets of the view that the sample has become."""
+    """Adds the region of the view that the sample has become, and perhaps the teacher's answers there."""
     PACK = auto()
     """Packs what the model takes."""
 
@@ -48,6 +46,7 @@ ROLES: Mapping[str, Role] = MappingProxyType(
         "mmdet.Pad": Role.FIXED,
         "mmdet.Resize": Role.FIXED,
         "RandomViewFlip": Role.DRAWN,
+        "FindRegion": Role.TARGETS,
         "LoadTeacherTargets": Role.TARGETS,
         "PackDistillInputs": Role.PACK,
         "mmdet.PackDetInputs": Role.PACK,
@@ -121,10 +120,40 @@ class RandomViewFlip(RandomFlip):
 
 
 @TRANSFORMS.register_module()
+class FindRegion(BaseTransform):
+    """Find the region of the view that this sample has become, for a student whose teacher is live, as a plan does.
+
+    Adds `targets` (a `ViewTargets`).
+
+    Args:
+        region: rule (see `box_region`); filled in from the config's `region`.
+        grid, pad_size_divisor: strides, ratios and scales of the head's priors, and to multiples of what its
+            preprocessor pads; `make train` fills in both.
+    """
+
+    def __init__(
+        self,
+        region: Mapping[str, Any] | None = None,
+        grid: Mapping[str, Any] | None = None,
+        pad_size_divisor: int = 1,
+    ) -> None:
+        self.region = region
+        self.pad_size_divisor = pad_size_divisor
+        self._grids = _Grids(grid)
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        if self.region is None:
+            raise ValueError("FindRegion has no region; set `region` in the config")
+        grid = self._grids[padded_shape(results["img_shape"], self.pad_size_divisor)]
+        results["targets"] = ViewTargets(grid, *box_region(_object_boxes(results), grid, **self.region))
+        return results
+
+
+@TRANSFORMS.register_module()
 class LoadTeacherTargets(BaseTransform):
     """Add the cached record of the view that this sample has become, after whatever makes the view.
 
-    Adds `record` (a `TargetRecord`). Refuses a patch whose file differs from what the teacher saw.
+    Adds `targets` (a `ViewTargets`). Refuses a patch whose file differs from what the teacher saw.
 
     Args:
         cache: path of the store; `make distill` fills it in from the config's `cache`.
@@ -151,6 +180,7 @@ class LoadTeacherTargets(BaseTransform):
             raise ValueError("LoadTeacherTargets has no cache; give it cache=<path>")
         if self._reader is None:
             self._reader = CacheReader(self.cache)
+            self._grids = _Grids(self._reader.manifest.head["grid"])
         patch_id, flip = str(results["img_id"]), results.get("flip_direction") or "none"
         stored = self._reader.find(patch_id, flip)
         if self.check_image:
@@ -163,54 +193,55 @@ class LoadTeacherTargets(BaseTransform):
                 f"cache {self.cache}, patch {patch_id}: its size is {stored.shape} in the cache but {found} here, with "
                 "padding. Resize and pad as the cache's preprocessing says, or capture a new cache"
             )
-        record = self._reader.read_found(stored)
+        grid, record = self._grids[stored.shape], self._reader.read_found(stored)
         if self.region is not None:
-            grid = grid_of(self._reader.manifest.head, stored.shape)
-            assert grid is not None
-            record = self._part_of(record, results, grid, self.region)
-        if not self.assignment:
-            record = replace(record, assigned_prior=None, assigned_object=None)
-        elif record.assigned_prior is None:
-            raise ValueError(
-                f"cache {self.cache} holds no planned assignment. Capture one with plan_assignment = True in the "
-                "config, or train with plan_assignment = False"
-            )
-        results["record"] = record
+            try:
+                record = part_of(record, *box_region(_object_boxes(results), grid, **self.region))
+            except ValueError as error:
+                raise ValueError(
+                    f"cache {self.cache}, patch {patch_id}: {error}, the region being {dict(self.region)}. Capture a "
+                    "cache with that region"
+                ) from None
+        assigned = None
+        if self.assignment:
+            if record.assigned_prior is None or record.assigned_object is None:
+                raise ValueError(
+                    f"cache {self.cache} holds no planned assignment. Capture one with plan_assignment = True in the "
+                    "config, or train with plan_assignment = False"
+                )
+            assigned = record.assigned_prior, record.assigned_object
+        results["targets"] = ViewTargets(grid, record.prior_index, record.weight, record, assigned)
         return results
-
-    def _part_of(
-        self, record: TargetRecord, results: dict[str, Any], grid: AnchorGrid, region: Mapping[str, Any]
-    ) -> TargetRecord:
-        """The rows of this student's own region, with its weights."""
-        prior_index, weight = box_region(results["gt_bboxes"].tensor.numpy(), grid, **region)
-        rows = np.searchsorted(record.prior_index, prior_index)
-        inside = np.append(record.prior_index, -1)[rows] == prior_index
-        if not inside.all():
-            raise ValueError(
-                f"cache {self.cache}, patch {results['img_id']}: prior {prior_index[~inside][0]} of the student's "
-                f"region {dict(region)} is not stored. Capture a cache with that region"
-            )
-        return replace(
-            record,
-            prior_index=prior_index,
-            weight=weight,
-            cls_logits=record.cls_logits[rows],
-            box_logits=record.box_logits[rows],
-        )
 
 
 @TRANSFORMS.register_module()
 class PackDistillInputs(PackDetInputs):
-    """`PackDetInputs` that also packs the record of the view, as `data_sample.record`: the same fields, as tensors."""
+    """`PackDetInputs` that also packs what a transform has added as `targets`; `collate_views` makes batches of it."""
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         packed = super().transform(results)
-        if "record" in results:
-            fields = {name: values for name, values in vars(results["record"]).items() if values is not None}
-            packed["data_samples"].record = BaseDataElement(
-                **{name: torch.from_numpy(values) for name, values in fields.items()}
-            )
-        return packed
+        return packed | {"targets": results["targets"]} if "targets" in results else packed
+
+
+class _Grids(dict[tuple[int, int], AnchorGrid]):
+    """The priors of views by padded (height, width): views share a few sizes, and a grid keeps its anchors."""
+
+    def __init__(self, kind: Mapping[str, Any] | None) -> None:
+        self.kind = kind
+
+    def __missing__(self, shape: tuple[int, int]) -> AnchorGrid:
+        if self.kind is None:
+            raise ValueError("FindRegion has no grid; train with make train, which fills in the head's")
+        strides, ratios, scales = (tuple(self.kind[name]) for name in ("strides", "ratios", "scales"))
+        grid = AnchorGrid(*shape, strides, ratios, scales)
+        self[shape] = grid
+        return grid
+
+
+def _object_boxes(results: Mapping[str, Any]) -> np.ndarray:
+    """(G, 4 or 5) float32 boxes of a sample's objects; ignored ones have no region."""
+    boxes: np.ndarray = results["gt_bboxes"].tensor.numpy()
+    return boxes[~results["gt_ignore_flags"]]
 
 
 def view_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -221,7 +252,7 @@ def view_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             teacher's targets have been added.
     """
     steps = []
-    has_targets = False
+    has_targets = ""
     for step in pipeline:
         role = ROLES.get(step["type"])
         if role is None:
@@ -237,11 +268,12 @@ def view_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if role in (Role.FIXED, Role.DRAWN):
             if has_targets:
                 raise ValueError(
-                    f"transform {step['type']} comes after LoadTeacherTargets, which adds the targets of the view as "
-                    "it is then. Place LoadTeacherTargets after it"
+                    f"transform {step['type']} comes after {has_targets}, which adds the targets of the view as it is "
+                    f"then. Place {has_targets} after it"
                 )
             steps.append(dict(step))
-        has_targets |= role is Role.TARGETS
+        if role is Role.TARGETS:
+            has_targets = step["type"]
     return steps
 
 

@@ -15,17 +15,18 @@ import pytest
 import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
-from mmengine.structures import BaseDataElement
 from mmrotate.registry import MODELS, TRANSFORMS
 from torch import nn
 
+from cache.reader import TargetRecord
 from distill.detectors import CachedDistiller, LiveDistiller
-from distill.region import sample_region
-from pipelines.base.experiment import describe_student, load_config, training_set
+from distill.region import box_region
+from distill.targets import ViewTargets, collate_views
+from pipelines.base.experiment import build_assigner, describe_student, load_config, training_set
 from pipelines.studies.sweep import load_sweep, run_configs
+from pipelines.training.kind import point_to_head
 from tests.conftest import REPOSITORY
 
 CONFIGS = sorted(
@@ -123,6 +124,8 @@ def build(config: Config) -> nn.Module:
 
 def one_batch(config: Config, data_root: str, model: nn.Module) -> dict[str, Any]:
     """Two samples of the config's own training pipeline; a cached student gets made-up targets of its region."""
+    if isinstance(model, LiveDistiller):
+        point_to_head(config)
     dataset_config = config.train_dataloader.dataset
     dataset_config.data_root = data_root
     if config.get("data_format") == "coco":
@@ -135,16 +138,23 @@ def one_batch(config: Config, data_root: str, model: nn.Module) -> dict[str, Any
     if isinstance(model, CachedDistiller):
         generator = torch.Generator().manual_seed(0)
         for sample in samples:
-            grid = model.adapter.grid(SIZE, SIZE)
-            region = sample_region(sample["data_samples"], grid, **config.region)
-            count = len(region.prior_index)
-            sample["data_samples"].record = BaseDataElement(
-                prior_index=region.prior_index,
-                weight=region.weight,
-                cls_logits=torch.randn(count, len(config.classes), generator=generator),
-                box_logits=torch.randn(count, *model.adapter.box_shape, generator=generator),
+            grid, objects = model.adapter.grid(SIZE, SIZE), sample["data_samples"].gt_instances
+            prior_index, weight = box_region(objects.bboxes.tensor.numpy(), grid, **config.region)
+            logits = (
+                torch.randn(len(prior_index), *shape, generator=generator).numpy()
+                for shape in ((len(config.classes),), model.adapter.box_shape)
             )
-    return pseudo_collate(samples)
+            assigner = build_assigner(config)
+            assigned = None if assigner is None else model.adapter.plan_assignment(assigner, objects, grid)
+            record = TargetRecord(prior_index, weight, *logits)
+            sample["targets"] = ViewTargets(grid, prior_index, weight, record, assigned)
+    return collate_views(samples)
+
+
+def region_found_by(config: Config) -> dict[str, Any]:
+    """The rule by which the loaders of a student with a live teacher find its region."""
+    (step,) = (step for step in config.train_dataloader.dataset.pipeline if step.type == "FindRegion")
+    return step.region
 
 
 def own_losses(config: Config) -> set[str]:
@@ -246,7 +256,7 @@ def test_plain_live_and_cached_students_differ_in_the_teacher_alone(loss) -> Non
         assert config.train_cfg == plain.train_cfg
     assert live.model.distillation == cached.model.distillation
     assert live.model.teacher == live.teacher == cached.teacher
-    assert live.model.region == cached.region
+    assert region_found_by(live) == live.region == cached.region
     # The teacher is the same detector, deeper and trained twice as long.
     teacher = load_config(live.teacher.config)
     assert teacher.model.backbone.depth == 34
@@ -270,7 +280,7 @@ def test_gfl_students_differ_in_the_teacher_alone() -> None:
         for key in ("optim_wrapper", "param_scheduler", "train_cfg", "auto_scale_lr"):
             assert config[key] == plain[key], key
     assert live.model.distillation == cached.model.distillation
-    assert live.model.region == cached.region
+    assert region_found_by(live) == live.region == cached.region
     assert live.model.teacher == live.teacher == cached.teacher == vlr.teacher
     teacher = load_config(live.teacher.config)
     assert live.teacher.checkpoint == f"{teacher.work_dir}/epoch_{teacher.train_cfg.max_epochs}.pth"

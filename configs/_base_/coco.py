@@ -27,6 +27,7 @@ flip = dict(type="RandomViewFlip", prob=0.5, direction="horizontal", flip_offset
 train_pipeline = [*load, flip, dict(type="mmdet.PackDetInputs")]
 # `make distill` says which cache.
 distill_pipeline = [*load, flip, dict(type="LoadTeacherTargets"), dict(type="PackDistillInputs")]
+live_pipeline = [*load, flip, dict(type="FindRegion"), dict(type="PackDistillInputs")]
 test_pipeline = [
     dict(type="LoadPatch"),
     dict(type="mmdet.Resize", scale=(1333, 800), keep_ratio=True),
@@ -41,6 +42,7 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
     batch_sampler=dict(type="mmdet.AspectRatioBatchSampler"),
+    collate_fn=dict(type="collate_views"),
     dataset=dict(
         type="CocoImageDataset",
         data_prefix=dict(img_path="train2017/"),

@@ -15,6 +15,7 @@ load = [
 flip = dict(type="RandomViewFlip", prob=0.5, direction="horizontal", flip_offset=0.0)
 train_pipeline = [*load, flip, dict(type="mmdet.PackDetInputs")]
 distill_pipeline = [*load, flip, dict(type="LoadTeacherTargets"), dict(type="PackDistillInputs")]
+live_pipeline = [*load, flip, dict(type="FindRegion"), dict(type="PackDistillInputs")]
 test_pipeline = [
     dict(type="LoadPatch"),
     dict(type="mmdet.Resize", scale=(160, 128), keep_ratio=True),

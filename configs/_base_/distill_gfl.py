@@ -3,8 +3,8 @@
 region = dict(rule="atss_main", topk=9)
 # exact, half, default, small, or dtypes and steps: dict(_delete_=True, preset="small", cls_logits=0.125)
 codec = "default"
-# ATSS is cheap: the training step assigns by itself.
-plan_assignment = False
+# Which prior learns which object is stored as well: the training step assigns nothing.
+plan_assignment = True
 distillation = dict(
     type="MainRegionDistillation",
     loss_ld=dict(type="DistributionDistillationLoss", loss_weight=0.25, temperature=10.0),

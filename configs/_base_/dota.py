@@ -31,6 +31,7 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
     batch_sampler=None,
+    collate_fn=dict(type="collate_views"),
     dataset=dict(
         type="DotaPatchDataset",
         data_prefix=dict(img_path="train/images/"),

@@ -12,6 +12,7 @@ load = [
 train_pipeline = [*load, flip, dict(type="mmdet.PackDetInputs")]
 # `make distill` says which cache.
 distill_pipeline = [*load, flip, dict(type="LoadTeacherTargets"), dict(type="PackDistillInputs")]
+live_pipeline = [*load, flip, dict(type="FindRegion"), dict(type="PackDistillInputs")]
 test_pipeline = [
     *load,
     dict(type="mmdet.PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),

@@ -14,4 +14,5 @@ model = dict(
     type="LiveDistiller",
     bbox_head=dict(type="GFLStudentHead"),
 )
+train_dataloader = dict(dataset=dict(pipeline={{_base_.live_pipeline}}))
 work_dir = "work_dirs/live_gfl_r18_1x_coco"

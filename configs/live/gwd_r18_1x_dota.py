@@ -11,4 +11,5 @@ _base_ = ["../plain/gwd_r18_1x_dota.py", "../_base_/distill.py"]
 
 teacher = dict(config="configs/teacher/gwd_r34_2x_dota.py", checkpoint="work_dirs/teacher_gwd_r34_2x_dota/epoch_24.pth")
 model = dict(type="LiveDistiller")
+train_dataloader = dict(dataset=dict(pipeline={{_base_.live_pipeline}}))
 work_dir = "work_dirs/live_gwd_r18_1x_dota"

@@ -9,4 +9,5 @@ _base_ = ["../plain/kld_r18_1x_dota.py", "../_base_/distill_kld.py"]
 
 teacher = dict(config="configs/teacher/kld_r34_2x_dota.py", checkpoint="work_dirs/teacher_kld_r34_2x_dota/epoch_24.pth")
 model = dict(type="LiveDistiller")
+train_dataloader = dict(dataset=dict(pipeline={{_base_.live_pipeline}}))
 work_dir = "work_dirs/live_kld_r18_1x_dota"

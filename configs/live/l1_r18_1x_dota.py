@@ -14,4 +14,5 @@ _base_ = ["../plain/l1_r18_1x_dota.py", "../_base_/distill.py"]
 
 teacher = dict(config="configs/teacher/l1_r34_2x_dota.py", checkpoint="work_dirs/teacher_l1_r34_2x_dota/epoch_24.pth")
 model = dict(type="LiveDistiller")
+train_dataloader = dict(dataset=dict(pipeline={{_base_.live_pipeline}}))
 work_dir = "work_dirs/live_l1_r18_1x_dota"

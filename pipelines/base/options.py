@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATA_SAMPLERS, LOG_PROCESSORS, LOOPS, OPTIM_WRAPPERS, OPTIMIZERS, Registry
+from mmengine.registry import DATA_SAMPLERS, FUNCTIONS, LOG_PROCESSORS, LOOPS, OPTIM_WRAPPERS, OPTIMIZERS, Registry
 from mmrotate import registry as mmrotate_registry
 from torch.utils.data import DataLoader
 
@@ -26,7 +26,7 @@ REGISTRIES: tuple[Registry, ...] = (
             *("VISBACKENDS", "OPTIM_WRAPPER_CONSTRUCTORS"),
         )
     ),
-    *(LOOPS, OPTIM_WRAPPERS, OPTIMIZERS, LOG_PROCESSORS, DATA_SAMPLERS),
+    *(LOOPS, OPTIM_WRAPPERS, OPTIMIZERS, LOG_PROCESSORS, DATA_SAMPLERS, FUNCTIONS),
 )
 # Parts whose builders take options apart before a class sees them, or that name functions.
 UNCHECKED = ("norm_cfg", "conv_cfg", "act_cfg", "init_cfg", "nms", "plugins", "dcn", "upsample_cfg", "metainfo", "meta")

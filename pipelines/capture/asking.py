@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import batched, groupby
+from itertools import batched, groupby, islice
 
 import numpy as np
 import torch
@@ -81,16 +81,17 @@ class TeacherViews:
         """Teacher forward on the views of patches of one size, rows gathered."""
         device = self.teacher.device
         inputs = self.teacher.preprocess(torch.cat([views.images for views in patches]))
-        regions = [torch.from_numpy(index) for views in patches for index in views.regions.prior_index]
+        regions = [index for views in patches for index in views.regions.prior_index]
         started = time.perf_counter()
         maps = self.teacher.forward(inputs)
         adapter = self.teacher.adapter
-        logits = adapter.gather(maps, Rows.of(adapter.grid_of_maps(maps[0]), regions).to(device))
+        rows = Rows.of(adapter.grid_of_maps(maps[0]), regions).to(device)
+        logits = adapter.gather(maps, rows)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = (time.perf_counter() - started) / len(patches)
-        rows = [sum(map(len, views.regions.prior_index)) for views in patches]
-        parts = zip(logits.cls_logits.split(rows), logits.box_logits.split(rows), strict=True)
+        answers = iter(zip(*(rows.by_image(values) for values in (logits.cls_logits, logits.box_logits)), strict=True))
+        parts = [map(torch.cat, zip(*islice(answers, len(views.images)), strict=True)) for views in patches]
         return [
             PatchLogits(
                 patch=views.patch,

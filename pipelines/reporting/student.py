@@ -44,7 +44,7 @@ class Student:
         batch = self.preprocessor({"inputs": [image], "data_samples": None})
         maps = self.detector.forward(batch["inputs"])
         adapter = self.detector.adapter
-        rows = Rows.of(adapter.grid_of_maps(maps[0]), [torch.from_numpy(prior_index)]).to(self.detector.device)
+        rows = Rows.of(adapter.grid_of_maps(maps[0]), [prior_index]).to(self.detector.device)
         logits = adapter.gather(maps, rows)
         return logits.cls_logits.cpu(), logits.box_logits.cpu()
 

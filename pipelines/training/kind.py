@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.config import Config
 
 from cache.storage import locate
+from pipelines.base.experiment import build_adapter
 
 MODELS = {"cached": "CachedDistiller", "live": "LiveDistiller"}
 WORDS = {
@@ -47,6 +48,21 @@ def point_to_cache(config: Config) -> None:
     if locate(config.cache).is_remote and loader.num_workers:
         # This process has asked S3 by then, and one forked from it could not.
         loader.multiprocessing_context = "forkserver"
+
+
+def point_to_head(config: Config) -> None:
+    """Let the loaders of a student with a live teacher search its region on the priors of its head.
+
+    Raises:
+        ValueError: the training pipeline has no FindRegion, or several.
+    """
+    steps = [step for step in config.train_dataloader.dataset.pipeline if step["type"] == "FindRegion"]
+    if len(steps) != 1:
+        raise ValueError(
+            f"the training pipeline has {len(steps)} FindRegion, one is needed where the teacher is live (configs/live)"
+        )
+    grid = build_adapter(config).describe()["grid"]
+    steps[0].update(grid=grid, pad_size_divisor=config.model.data_preprocessor.get("pad_size_divisor", 1))
 
 
 def _targets_steps(config: Config) -> list[dict[str, Any]]:

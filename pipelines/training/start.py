@@ -20,7 +20,7 @@ from pipelines.base.invocation import again
 from pipelines.base.model_check import in_one_line
 from pipelines.base.ready import require_training_images
 from pipelines.base.runner import ConciseRunner
-from pipelines.training.kind import kind_of
+from pipelines.training.kind import kind_of, point_to_head
 from pipelines.training.options import RunOptions
 from pipelines.training.run_record import forget_run_record, last_checkpoint, write_run_record
 from pipelines.training.watch import TrainingWatch
@@ -70,6 +70,7 @@ def train(config: Config) -> None:
     require_training_images(config)
     if kind_of(config) == "live":
         require_classes_of_teacher(config)
+        point_to_head(config)
     if config.get("load_from") is None and not config.resume:
         require_pretrained(config.model)
     watch = TrainingWatch(config)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cache.view import FLIPS
 from distill.dota import DOTA_CLASSES, list_images, read_labels
 from distill.region import box_region
-from distill.rows import Rows, Targets
+from distill.rows import Rows, Targets, stack_by_level
 
 CASES = ("P0032__1__0___0@256,256,512", "P0019__1__0___768@0,512,512")
 CASES_AND_FLIPS = tuple(f"{case}/{flip}" for case in CASES for flip in FLIPS)
@@ -98,9 +98,9 @@ def distillation_terms(
     """Per-level LD and KD of a batch, by the code that training runs."""
     grid = head.adapter.grid_of_maps(student[0])
     regions = [box_region(box, grid, factor=0.25, topk=9) for box in boxes]
-    rows = Rows.of(grid, [torch.from_numpy(index) for index, _ in regions])
+    rows = Rows.of(grid, [index for index, _ in regions])
     answers = head.adapter.gather(teacher, rows)
-    weight = torch.from_numpy(np.concatenate([weight for _, weight in regions]))
+    weight = torch.from_numpy(stack_by_level([weight for _, weight in regions], rows.sizes))
     targets = Targets(answers.cls_logits, answers.box_logits, rows, weight)
     return distillation(head.adapter.gather(student, rows), targets)
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
+from mmrotate.models.task_modules.coders import DeltaXYWHTRBBoxCoder
 from mmrotate.registry import MODELS
 from mmrotate.structures.bbox import RotatedBoxes
 
-from distill.coder import LegacyDeltaXYWHTRBBoxCoder
+from distill.coder import LegacyDeltaXYWHTRBBoxCoder, decode_deltas
 from distill.settings import read_config
 from tests.conftest import REPOSITORY
 
@@ -47,6 +48,27 @@ def test_decoding_gives_the_same_rectangle(box, _) -> None:
     decoded = coder.decode(priors, coder.encode(priors, boxes))
     corners = [np.sort(found.convert_to("qbox").tensor.numpy().reshape(4, 2), axis=0) for found in (decoded, boxes)]
     np.testing.assert_allclose(*corners, atol=1e-3)
+
+
+@pytest.mark.parametrize("angle_version", ["oc", "le90", "le135"])
+@pytest.mark.parametrize("means", [(0.0,) * 5, (0.0, 0.1, 0.0, -0.2, 0.2)], ids=["plain", "shifted"])
+def test_decoding_for_the_losses_is_the_coders(angle_version, means) -> None:
+    """To the bit, and with the same gradient: boxes far outside the clip on sides among them."""
+    generator = torch.Generator().manual_seed(0)
+    coder = DeltaXYWHTRBBoxCoder(angle_version=angle_version, target_means=means, target_stds=(1, 2, 1, 1, 0.5))
+    priors = torch.rand(200, 5, generator=generator) * 100 + 1
+    deltas = (torch.randn(200, 5, generator=generator) * 3).requires_grad_()
+    known, found = coder.decode(RotatedBoxes(priors), deltas).tensor, decode_deltas(coder, priors, deltas)
+    assert torch.equal(found, known)
+    upstream = torch.randn(200, 5, generator=generator)
+    assert torch.equal(*(torch.autograd.grad(boxes, deltas, upstream)[0] for boxes in (found, known)))
+
+
+@pytest.mark.parametrize("options", [dict(norm_factor=0.5), dict(edge_swap=True), dict(proj_xy=True)], ids=str)
+def test_options_that_no_published_row_uses_are_left_to_the_coder(options) -> None:
+    coder = DeltaXYWHTRBBoxCoder(angle_version="le90", **options)
+    priors, deltas = torch.tensor([[50.0, 60, 32, 16, 0.2]]), torch.tensor([[0.3, -0.2, 0.5, 0.1, 0.4]])
+    assert torch.equal(decode_deltas(coder, priors, deltas), coder.decode(RotatedBoxes(priors), deltas.clone()).tensor)
 
 
 def test_box_loss_of_the_l1_config_by_hand() -> None:

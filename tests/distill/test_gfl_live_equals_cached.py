@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmrotate.registry import MODELS
 from torch import Tensor, nn
@@ -20,7 +19,8 @@ from cache.quantize import codecs_of
 from cache.reader import CacheReader
 from distill.audit import TeacherAudit
 from distill.losses import MAIN_WEIGHT
-from distill.region import box_region, sample_boxes
+from distill.region import box_region
+from distill.targets import collate_views
 from distill.teacher import FrozenTeacher
 from pipelines import cache_teacher, verify_cache
 from pipelines.base.experiment import load_config, training_set
@@ -82,10 +82,11 @@ class Twins:
     def load(self, views: list[tuple[str, str]], name: str = "cached") -> dict:
         config = self.config(name)
         pipeline = config.train_dataloader.dataset.pipeline
-        next(step for step in pipeline if step.type == "LoadTeacherTargets").cache = config.cache
+        targets = next(step for step in pipeline if step.type == "LoadTeacherTargets")
+        targets.cache, targets.assignment = config.cache, True
         dataset = training_set(config, pipeline)
         infos = {str(info["img_id"]): info for info in map(dataset.get_data_info, range(len(dataset)))}
-        return pseudo_collate([dataset.pipeline({**infos[patch], "forced_flip": flip}) for patch, flip in views])
+        return collate_views([dataset.pipeline({**infos[patch], "forced_flip": flip}) for patch, flip in views])
 
 
 def seeded_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -115,7 +116,7 @@ def twins(tmp_path_factory) -> Twins:
 
 
 def losses_of(model: nn.Module, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
-    data = model.data_preprocessor({"inputs": list(batch["inputs"]), "data_samples": copies(batch)}, training=True)
+    data = model.data_preprocessor({**batch, "data_samples": copies(batch)}, training=True)
     total, parts = model.parse_losses(model(**data, mode="loss"))
     return total, parts
 
@@ -145,20 +146,24 @@ def test_the_store_holds_two_views_of_every_size(twins) -> None:
 @pytest.mark.parametrize("patches", [("1", "2"), ("3", "4")], ids=["square", "wide"])
 def test_losses_and_gradients(twins, patches, flip) -> None:
     """Batches of equal shape: the losses and gradients are those of mmdet's own live step."""
-    batch = twins.load([(patch, flip) for patch in patches])
-    results = {}
-    for name, model in (("live", twins.live()), ("cached", twins.cached())):
-        total, parts = losses_of(model, batch)
-        results[name] = parts, gradient_of(model, total)
-    (live, live_gradient), (cached, cached_gradient) = results["live"], results["cached"]
-    assert set(live) == set(cached) == {"loss", "loss_cls", "loss_bbox", "loss_dfl", "loss_ld"}
-    for name, value in live.items():
-        assert value > 0
-        assert cached[name].item() == pytest.approx(value.item(), rel=1e-6), name
-    assert live_gradient.keys() == cached_gradient.keys()
-    for name, value in live_gradient.items():
-        difference = (cached_gradient[name] - value).norm()
-        assert difference <= 1e-5 * value.norm(), f"{name}: {difference / value.norm():.1e}"
+    planned = twins.load([(patch, flip) for patch in patches])
+    assert planned["targets"].assigned is not None
+    assigning = {**planned, "targets": replace(planned["targets"], assigned=None)}
+    model = twins.live()
+    total, live = losses_of(model, planned)
+    live_gradient = gradient_of(model, total)
+    for batch in (planned, assigning):
+        model = twins.cached()
+        total, cached = losses_of(model, batch)
+        cached_gradient = gradient_of(model, total)
+        assert set(live) == set(cached) == {"loss", "loss_cls", "loss_bbox", "loss_dfl", "loss_ld"}
+        for name, value in live.items():
+            assert value > 0
+            assert cached[name].item() == pytest.approx(value.item(), rel=1e-6), name
+        assert live_gradient.keys() == cached_gradient.keys()
+        for name, value in live_gradient.items():
+            difference = (cached_gradient[name] - value).norm()
+            assert difference <= 1e-5 * value.norm(), f"{name}: {difference / value.norm():.1e}"
 
 
 def test_a_mixed_batch_reads_the_right_priors(twins) -> None:
@@ -172,8 +177,8 @@ def test_a_mixed_batch_reads_the_right_priors(twins) -> None:
         assert cached[name].item() == pytest.approx(live[name].item(), rel=1e-6), name
     difference = abs(cached["loss_ld"].item() / live["loss_ld"].item() - 1)
     assert 0 < difference < 0.05
-    moved = twins.load([("2", "none"), ("3", "horizontal")])
-    moved["data_samples"][0].record = batch["data_samples"][0].record
+    other = twins.load([("2", "none"), ("3", "horizontal")])
+    moved = {**other, "targets": batch["targets"]}
     assert losses_of(twins.cached(), moved)[1]["loss_ld"] != cached["loss_ld"]
 
 
@@ -208,7 +213,7 @@ def test_the_crowd_has_no_region(twins) -> None:
     sample = twins.load([("1", "none")])["data_samples"][0]
     assert (len(sample.gt_instances), len(sample.ignored_instances)) == (3, 1)
     grid = twins.cached().adapter.grid(128, 128)
-    boxes = sample_boxes(sample)
+    boxes = sample.gt_instances.bboxes.numpy()
     expected, _ = box_region(boxes, grid, rule="atss_main", topk=9)
     np.testing.assert_array_equal(reader.read("1", "none").prior_index, expected)
 
@@ -217,7 +222,7 @@ def test_vlr_and_kd_by_hand(twins) -> None:
     """Main region, VLR and KD of the original repository, computed with plain softmaxes from live maps."""
     batch = twins.load([("3", "none"), ("4", "horizontal")], "vlr")
     model = twins.cached("vlr")
-    data = model.data_preprocessor({"inputs": list(batch["inputs"]), "data_samples": copies(batch)}, training=True)
+    data = model.data_preprocessor({**batch, "data_samples": copies(batch)}, training=True)
     losses = model(**data, mode="loss")
     with torch.no_grad():
         maps = model.bbox_head(model.extract_feat(data["inputs"]))
@@ -227,7 +232,7 @@ def test_vlr_and_kd_by_hand(twins) -> None:
     grid = model.adapter.grid(128, 160)
     dense = np.zeros((2, grid.num_priors), dtype=np.float32)
     for row, sample in zip(dense, batch["data_samples"], strict=True):
-        prior_index, weight = box_region(sample_boxes(sample), grid, rule="atss_main_vlr", topk=9)
+        prior_index, weight = box_region(sample.gt_instances.bboxes.numpy(), grid, rule="atss_main_vlr", topk=9)
         row[prior_index] = weight
     for level, (start, stop) in enumerate(zip(grid.level_offsets[:-1], grid.level_offsets[1:], strict=True)):
         flat = [values[level].permute(0, 2, 3, 1).reshape(2 * (stop - start), -1).double() for values in (*maps, *live)]
@@ -261,10 +266,11 @@ def test_a_main_region_student_reads_the_wider_cache(twins) -> None:
     require_matching_cache(config, CacheReader(config.cache))
     dataset = training_set(config, config.train_dataloader.dataset.pipeline)
     info = dataset.get_data_info(2)
-    own = twins.load([("3", "horizontal")])["data_samples"][0].record
-    shared = dataset.pipeline({**info, "forced_flip": "horizontal"})["data_samples"].record
+    grid = twins.cached().adapter.grid(128, 160)
+    own = twins.load([("3", "horizontal")])["targets"].record(0, grid)
+    shared = collate_views([dataset.pipeline({**info, "forced_flip": "horizontal"})])["targets"].record(0, grid)
     for name in ("prior_index", "weight", "cls_logits", "box_logits"):
-        assert torch.equal(getattr(shared, name), getattr(own, name)), name
+        np.testing.assert_array_equal(getattr(shared, name), getattr(own, name), err_msg=name)
 
 
 def test_verify_against_the_live_teacher(twins, capsys) -> None:
@@ -283,6 +289,6 @@ def test_the_audit_knows_the_head(twins) -> None:
     hook.teacher = FrozenTeacher.load(**config.teacher)
     hook.codecs = codecs_of(CacheReader(config.cache).manifest.codec)
     del hook.codecs["weight"]
-    compared = hook.audit(model.data_preprocessor, batch["inputs"][0], batch["data_samples"][0])
+    compared = hook.audit(model.data_preprocessor, batch["inputs"][0], batch["targets"], 0)
     assert compared.problem is None
     assert compared.error["box_logits"] < 1e-4

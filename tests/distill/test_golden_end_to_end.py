@@ -14,6 +14,9 @@ from torch import Tensor
 
 from distill.boxes import legacy_oc
 from distill.settings import read_config
+from distill.targets import collate_views
+from pipelines.base.experiment import load_config
+from pipelines.training.kind import point_to_head
 from tests.conftest import REPOSITORY
 from tests.distill.golden_tools import (
     CASES_AND_FLIPS,
@@ -63,11 +66,12 @@ def live_model(tmp_path_factory) -> Any:
 def run(request, golden, dota_sample, live_model) -> Run:
     """The losses and the raw head outputs of one case."""
     case, flip = request.param.split("/")
-    config = read_config(REPOSITORY / "configs/live/gwd_r18_1x_dota.py")
+    config = load_config(REPOSITORY / "configs/live/gwd_r18_1x_dota.py")
+    point_to_head(config)
     after_loading = [step for step in config.train_dataloader.dataset.pipeline if not step.type.count("Load")]
     packed = Compose(after_loading)({**loaded_crop(dota_sample, case), "forced_flip": flip})
     sample = packed["data_samples"]
-    data = live_model.data_preprocessor({"inputs": [packed["inputs"]], "data_samples": [sample]}, training=True)
+    data = live_model.data_preprocessor(collate_views([packed]), training=True)
 
     head = live_model.bbox_head
     assigned = np.load(golden / f"assigned__{case}__{flip}.npz")
@@ -84,7 +88,7 @@ def run(request, golden, dota_sample, live_model) -> Run:
             model.register_forward_hook(lambda _, __, output, name=name: maps.__setitem__(name, output))
             for name, model in (("student", head), ("teacher", live_model.teacher.model.bbox_head))
         ]
-        losses = live_model.loss(data["inputs"], data["data_samples"])
+        losses = live_model(**data, mode="loss")
         for hook in hooks:
             hook.remove()
     return Run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmrotate.registry import MODELS
 from torch import Tensor, nn
 
-from cache.layout import ASSIGNED_FIELDS
 from cache.reader import CacheReader
 from cache.view import FLIPS
 from distill.dota import DOTA_CLASSES, Labels, format_labels
 from distill.polygons import rbox_to_polygon
+from distill.targets import collate_views
 from pipelines import cache_teacher
 from pipelines.base.experiment import load_config, training_set
 from tests.conftest import REPOSITORY
@@ -138,19 +137,14 @@ def make_twins(folder: Path) -> Twins:
         return seeded(configs[name], STUDENT_SEED).train()
 
     def load(views: list[tuple[str, str]]) -> dict:
-        return pseudo_collate([dataset.pipeline({**infos[patch], "forced_flip": flip}) for patch, flip in views])
+        return collate_views([dataset.pipeline({**infos[patch], "forced_flip": flip}) for patch, flip in views])
 
     return Twins(configs["cached"], build, load, tuple(infos))
 
 
 def without_assignment(batch: dict) -> dict:
     """The batch as a student sees it that assigns by itself."""
-    samples = [sample.clone() for sample in batch["data_samples"]]
-    for sample in samples:
-        sample.record = sample.record.clone()
-        for name in ASSIGNED_FIELDS:
-            sample.record.pop(name)
-    return {"inputs": list(batch["inputs"]), "data_samples": samples}
+    return {**batch, "targets": replace(batch["targets"], assigned=None)}
 
 
 def losses_of(model: nn.Module, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
@@ -182,7 +176,8 @@ BATCHES = [
 @pytest.mark.parametrize("flips", BATCHES)
 def test_losses_and_gradients(twins, flips) -> None:
     batch = twins.load(list(zip(twins.patch_ids[:2], flips, strict=True)))
-    assert all("record" in sample for sample in batch["data_samples"])
+    assert batch["targets"].answers is not None
+    assert batch["targets"].assigned is not None
     results = {}
     for name in ("live", "cached"):
         model = twins.build(name)
@@ -233,9 +228,7 @@ def test_the_record_of_another_view_is_noticed(twins) -> None:
     batch, other = (without_assignment(twins.load(chosen)) for chosen in (views, turned))
     model = twins.build("cached")
     _, right = losses_of(model, batch)
-    for sample, wrong in zip(batch["data_samples"], other["data_samples"], strict=True):
-        sample.record = wrong.record
-    _, wrong = losses_of(model, batch)
+    _, wrong = losses_of(model, {**batch, "targets": other["targets"]})
     assert wrong["loss_cls"] == right["loss_cls"]
     for name in ("loss_ld", "loss_kd"):
         assert abs(wrong[name] / right[name] - 1) > 1e-3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -52,10 +53,14 @@ def literal_divergence(student: list[float], teacher: list[float], temperature: 
 
 
 def rows_at(image_index: list[int], level: list[int], num_levels: int) -> Rows:
-    """Rows of the first prior of each level."""
-    grid = AnchorGrid(64, 64, (8, 16, 32, 64, 128)[:num_levels], (1.0,), (4.0,))
-    priors = torch.from_numpy(grid.level_offsets[np.asarray(level, dtype=np.int64)])
-    return Rows(grid, max(image_index, default=1) + 1, torch.tensor(image_index, dtype=torch.long), priors)
+    """Rows of the first priors of each level."""
+    grid = AnchorGrid(64, 64, (8, 16, 32, 64, 128)[:num_levels], (1.0,) * 64, (4.0,))
+    of_image = []
+    for image in range(max(image_index, default=1) + 1):
+        counts = Counter(own for own, where in zip(level, image_index, strict=True) if where == image)
+        firsts = [grid.level_offsets[own] + np.arange(counts[own]) for own in range(num_levels)]
+        of_image.append(np.concatenate(firsts))
+    return Rows.of(grid, of_image)
 
 
 def random_rows(seed: int, image_index: list[int], level: list[int], num_levels: int) -> tuple[Targets, Logits]:
@@ -72,7 +77,7 @@ def rows_of_image(targets: Targets, student: Logits, image: int) -> tuple[Target
     """The rows of one image as a batch of its own."""
     rows = targets.rows
     chosen = rows.image_index == image
-    alone = Rows.of(rows.grid, [rows.prior_index[chosen]])
+    alone = Rows.of(rows.grid, [rows.prior_index[chosen].numpy()])
     theirs = Targets(targets.cls_logits[chosen], targets.box_logits[chosen], alone, targets.weight[chosen])
     return theirs, Logits(student.cls_logits[chosen], student.box_logits[chosen])
 
@@ -155,10 +160,10 @@ def test_parameters_are_summed_and_bins_averaged() -> None:
 
 
 def test_normalizers_by_hand() -> None:
-    # Image 0: two rows on level 0, one on level 1. Image 1: one row on level 0.
+    # Image 0: two rows on level 0, one on level 1. Image 1: one row on level 0. Rows are sorted by level.
     rows = rows_at([0, 0, 0, 1], [0, 0, 1, 0], 3)
     divisors = {name: row_normalizer(rows, name).tolist() for name in ("per_level", "global")}
-    assert divisors == {"per_level": [3, 3, 1, 3], "global": [4, 4, 4, 4]}
+    assert divisors == {"per_level": [3, 3, 3, 1], "global": [4, 4, 4, 4]}
     # Each image counts its own rows, and the batch is the mean of two images.
     assert row_normalizer(rows, "per_image_level").tolist() == [2 * 2, 2 * 2, 2 * 1, 2 * 1]
 
@@ -292,10 +297,10 @@ def test_gathered_loss_equals_dense_loss_masked(maps, gwd_head, seed, share) -> 
 
     dense = dense_terms(maps | {"student": student}, weight)
     adapter = gwd_head.adapter
-    place = torch.nonzero(weight, as_tuple=True)
-    rows = Rows(adapter.grid_of_maps(student[0]), 2, *place)
+    rows = Rows.of(adapter.grid_of_maps(student[0]), [np.flatnonzero(of_image) for of_image in weight])
     teacher = adapter.gather(maps["teacher"], rows)
-    targets = Targets(teacher.cls_logits, teacher.box_logits, rows, weight[place])
+    chosen = weight[rows.image_index, rows.prior_index]
+    targets = Targets(teacher.cls_logits, teacher.box_logits, rows, chosen)
     gathered = RegionDistillation(LD, KD)(adapter.gather(student, rows), targets)
 
     tensors = [tensor for of_kind in student for tensor in of_kind]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.dataset import pseudo_collate
 from mmrotate.registry import MODELS
 from torch import nn
 
 from cache.reader import CacheReader
+from distill.targets import collate_views
 from pipelines import cache_teacher, inspect_cache, verify_cache
 from pipelines.base.experiment import load_config, training_set
 from tests.conftest import REPOSITORY
@@ -65,6 +65,7 @@ teacher = dict(config="{folder}/teacher.py", checkpoint="{folder}/teacher.pth")
 CACHED = """
 cache = "{folder}/cache.zarr"
 codec = "{codec}"
+plan_assignment = False
 """
 LIVE = """
 model.update(type="LiveDistiller")
@@ -116,7 +117,7 @@ def test_live_equals_cached(folder) -> None:
     results = []
     for name in ("live", "cached"):
         model = student(folder, name)
-        batch = pseudo_collate([dataset.pipeline({**info, "forced_flip": "horizontal"}) for info in infos])
+        batch = collate_views([dataset.pipeline({**info, "forced_flip": "horizontal"}) for info in infos])
         data = model.data_preprocessor(batch, training=True)
         total, parts = model.parse_losses(model(**data, mode="loss"))
         total.backward()

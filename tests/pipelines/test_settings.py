@@ -160,7 +160,7 @@ def test_one_line_changes_a_setting_everywhere(tmp_path: Path) -> None:
             "TensorboardVisBackend",
         ]
         if kind == "live":
-            assert config.model.region.factor == 0.5
+            assert config.train_dataloader.dataset.pipeline[-2].region.factor == 0.5
             assert config.model.teacher == config.teacher
 
 
@@ -169,7 +169,7 @@ def test_an_option_changes_a_setting_everywhere() -> None:
     config = load_config(REPOSITORY / "configs/demo/live.py", options)
     assert config.train_dataloader.dataset.data_root == config.test_evaluator.data_root == "moved/"
     assert config.model.distillation.loss_kd is None
-    assert config.model.region.factor == config.region.factor == 1.0
+    assert config.train_dataloader.dataset.pipeline[-2].region.factor == config.region.factor == 1.0
 
 
 def test_a_config_survives_its_own_file(tmp_path: Path) -> None:

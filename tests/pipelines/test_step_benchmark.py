@@ -29,15 +29,15 @@ def test_rows_differ_in_the_teacher_alone(project: Project, monkeypatch) -> None
     for row in ROWS:
         student = Student(row, config, torch.device("cpu"), seed=0)
         seen = student.see(batch)
-        assert all(("record" in sample) == row.name.startswith("cached") for sample in seen["data_samples"])
-        assert all(("region" in sample) == (row.name == "live") for sample in seen["data_samples"])
-        planned = ["assigned_prior" in sample.get("record", ()) for sample in seen["data_samples"]]
-        assert planned == [row.name == "cached_planned"] * 2
+        assert ("targets" in seen) == (not row.name.startswith("plain"))
+        if "targets" in seen:
+            assert (seen["targets"].answers is None) == (row.name == "live")
+            assert (seen["targets"].assigned is not None) == (row.name == "cached_planned")
         losses[row.name] = {
             name: float(value) for name, value in student.model.train_step(seen, student.optim_wrapper).items()
         }
     assert set(losses["plain"]) == {"loss", "loss_cls", "loss_bbox"}
-    for name in ("cached", "cached_planned", "live", "live_search"):
+    for name in ("cached", "cached_planned", "live"):
         assert losses[name]["loss_ld"] > 0
         assert losses[name] == pytest.approx(losses["cached"], rel=1e-5)
     for name in losses:
@@ -128,7 +128,6 @@ def test_memory_is_that_of_a_process_of_its_own(project: Project) -> None:
     """Which does not see the two gigabytes that this one takes up beside."""
     config = project_of_config(project.config("distill"), None, None).config
     batch = next(iter(make_loader(config, (), 2, 0, seed=0)))
-    batch.pop("load_seconds")
     ballast = np.ones(2**31, dtype=np.uint8)
     cached = next(row for row in ROWS if row.name == "cached")
     found = peak_memory(cached, config, torch.device("cpu"), [batch])
@@ -145,6 +144,5 @@ def test_a_project_is_made_up(source: str, project: Project, tmp_path, monkeypat
         made = project_of_patches(tmp_path, "narrow", project.folder / "data", 3, 0, None)
     loader = make_loader(made.config, (), 1, 0, seed=0)
     assert len(loader.dataset) == (1 if source == "scenes" else 3)
-    (sample,) = next(iter(loader))["data_samples"]
-    assert len(sample.record.prior_index) > 0
+    assert next(iter(loader))["targets"].region.sizes.sum() > 0
     assert Path(made.config.cache).parent == tmp_path
