@@ -7,15 +7,13 @@ import re
 
 import numpy as np
 import pytest
-from cache.quantize import FieldCodec
-
+from cache.codec import RowCodec
 from cache.reader import TargetRecord
 from distill.arithmetic import REPEAT_TOLERANCE
 from distill.audit import TeacherAudit, compare_record
 
-STEP = 0.25
 TOLERANCE = REPEAT_TOLERANCE["float32"]
-CODECS = {"cls_logits": FieldCodec("uint8", STEP, -30.0), "box_logits": FieldCodec("float32")}
+EXACT, HALF = RowCodec("float32"), RowCodec("float16")
 
 
 @pytest.fixture
@@ -36,11 +34,10 @@ def changed(record: TargetRecord, field: str, place: tuple[int, ...], value: flo
 
 
 def test_a_record_within_the_bound_has_no_problem(teacher_record) -> None:
-    codec = CODECS["cls_logits"]
-    stored = dataclasses.replace(teacher_record, cls_logits=codec.decode(codec.encode(teacher_record.cls_logits)))
-    compared = compare_record(stored, teacher_record, CODECS, TOLERANCE)
+    rounded = teacher_record.cls_logits.astype(np.float16).astype(np.float32)
+    compared = compare_record(dataclasses.replace(teacher_record, cls_logits=rounded), teacher_record, HALF, TOLERANCE)
     assert compared.problem is None
-    assert 0 < compared.error["cls_logits"] <= STEP / 2 * 1.001
+    assert 0 < compared.error["cls_logits"] <= 20 * 2**-11
     assert compared.error["box_logits"] == 0
     assert compared.largest["cls_logits"] == np.abs(teacher_record.cls_logits).max()
 
@@ -52,11 +49,11 @@ def test_the_bound_is_the_codecs_and_the_tolerance(teacher_record, tolerance: fl
     value = float(teacher_record.box_logits[1, 2, 3])
     for factor, passes in ((0.9, True), (1.1, False)):
         stored = changed(teacher_record, "box_logits", (1, 2, 3), value + factor * tolerance * largest)
-        assert (compare_record(stored, teacher_record, CODECS, tolerance).problem is None) is passes
+        assert (compare_record(stored, teacher_record, EXACT, tolerance).problem is None) is passes
 
 
 PROBLEMS = [
-    pytest.param("cls_logits", (2, 1), 25.5, r"cls_logits differ by .*bound 0\.12.*at prior 9 25\.5 is", id="logit"),
+    pytest.param("cls_logits", (2, 1), 25.5, r"cls_logits differ by .*bound 0\.01.*at prior 9 25\.5 is", id="logit"),
     pytest.param("box_logits", (0, 0, 0), np.nan, "box_logits differ by nan.*at prior 2 nan is", id="not-a-number"),
     pytest.param("weight", (1,), 0.6, "its weights differ by 0.1", id="weight"),
     pytest.param("prior_index", (0,), 3, "its 3 priors are not the region", id="prior"),
@@ -66,7 +63,7 @@ PROBLEMS = [
 @pytest.mark.parametrize(("field", "place", "value", "message"), PROBLEMS)
 def test_what_is_wrong_is_named(teacher_record, field, place, value, message) -> None:
     stored = changed(teacher_record, field, place, value)
-    problem = compare_record(stored, teacher_record, CODECS, TOLERANCE).problem
+    problem = compare_record(stored, teacher_record, HALF, TOLERANCE).problem
     assert re.match(message, problem), problem
     if field.endswith("logits"):
         assert f"{getattr(teacher_record, field)[place]:.6g} is the teacher's" in problem
