@@ -143,7 +143,6 @@ class TeacherAudit(Hook):
         self.teacher.compute_in(replace(Arithmetic.of(cache.manifest.numeric), compile=False))
         require_teacher_of(cache.manifest, self.teacher, f"cache {cache.path}")
         self.codec = cache.codec
-        self.decoder = TargetDecoder(self.teacher.adapter.box_shape, cache.codec)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Audit where it is time."""
@@ -175,7 +174,8 @@ class TeacherAudit(Hook):
         maps = self.teacher.to(inputs.device).forward(inputs)
         adapter = self.teacher.adapter
         grid = adapter.grid_of_maps(maps[0])
-        stored = targets.record(position, grid, self.decoder.to(inputs.device))
+        decoder = TargetDecoder(adapter.box_shape, self.codec).to(inputs.device)
+        stored = targets.record(position, grid, decoder)
         logits = adapter.gather(maps, Rows.of(grid, [stored.prior_index]).to(inputs.device))
         answer = TargetRecord(
             stored.prior_index,

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+
 from cache.codec import RowCodec
 from cache.reader import TargetRecord
 from distill.arithmetic import REPEAT_TOLERANCE
