@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -20,12 +21,14 @@ from cache.plan import Plan
 from cache.quantize import resolve_codec
 from cache.reader import CacheReader
 from cache.storage import Location, locate
+from cache.store import Store
 from cache.writer import CacheWriter, Part
 from distill.settings import read_config
 from pipelines.base.arguments import add_config, add_json, make_command_parser, options_of
-from pipelines.base.command import run_command
+from pipelines.base.command import run_command, say
 from pipelines.base.files import bytes_on_disk
 from pipelines.base.ready import require_keys, require_training_images
+from pipelines.base.stores import tell_store
 from pipelines.capture.options import (
     CaptureOptions,
     ClusterOptions,
@@ -34,6 +37,13 @@ from pipelines.capture.options import (
     add_cluster_arguments,
     add_teacher_arguments,
     require_teacher_of,
+)
+from pipelines.capture.resume import (
+    require_room_for,
+    require_same_numeric,
+    require_same_sections,
+    require_usable_place,
+    stored_codecs,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +56,9 @@ def main(arguments: argparse.Namespace) -> None:
     require_keys(settings, ("region", "codec", "classes", "teacher", "cache"), arguments.config)
     require_training_images(settings)
     require_teacher_of(settings, arguments)
+    path, requested = locate(arguments.cache or settings.cache), resolve_codec(settings.codec)
+    require_usable_place(path, arguments.part)
+    codecs = stored_codecs(path, requested)
 
     from pipelines.base.experiment import load_config
     from pipelines.capture.cluster import open_cluster
@@ -53,21 +66,20 @@ def main(arguments: argparse.Namespace) -> None:
     from pipelines.capture.figures import plan_figures, print_plan, print_probe
     from pipelines.capture.kept import KeptRegions
     from pipelines.capture.planning import plan_views
-    from pipelines.capture.resume import require_room_for, require_same_numeric, stored_codecs
 
     config = load_config(arguments.config, arguments.cfg_options)
-    requested = resolve_codec(config.codec)
-    path = locate(arguments.cache or config.cache)
     teacher, options = options_of(TeacherOptions, arguments), options_of(CaptureOptions, arguments)
     tell = not arguments.json
     with open_cluster(options_of(ClusterOptions, arguments)) as cluster:
         # Parts on one machine take its GPUs in turn.
         engine = make_engine(config, teacher, options, cluster, turn=arguments.part.number - 1)
+        pair = engine.describe_pair()
+        require_same_sections(path, pair)
+        tell_capture(path, pair, arguments.checkpoint or config.teacher.checkpoint)
         kept = KeptRegions()
         plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster, kept)
         if tell:
             print_plan(plan_figures(plan, config))
-        codecs = stored_codecs(path, requested)
         sections, probe = engine.describe(plan, kept, probe=codecs is None)
         require_same_numeric(path, sections)
         if probe is not None:
@@ -77,7 +89,7 @@ def main(arguments: argparse.Namespace) -> None:
         assert codecs is not None
         codec = {"requested": requested, **{field: codec.to_json() for field, codec in codecs.items()}}
         manifest = Manifest(**sections, plan=plan.describe(), codec={"preset": requested["preset"], **codec})
-        require_room_for(path, plan, config, codecs, probe)
+        require_room_for(path, probe)
         with CacheWriter(path, manifest, plan, arguments.part) as writer:
             started = time.perf_counter()
             written = engine.fill(writer)
@@ -87,6 +99,14 @@ def main(arguments: argparse.Namespace) -> None:
         print_capture(figures)
     else:
         print(json.dumps(figures, indent=2))
+
+
+def tell_capture(path: Location, pair: Mapping[str, Any], checkpoint: str) -> None:
+    """Say which cache is made or continued, and by which teacher."""
+    if path.exists():
+        tell_store(Store(path, allow_unfinished=True), checkpoint)
+    else:
+        say(f"cache {path}, a new one; teacher {pair['teacher']['weights_sha256'][:12]} of {checkpoint}")
 
 
 def capture_figures(path: Location, plan: Plan, written: int, seconds: float, probe: Probe | None) -> dict[str, Any]:
