@@ -186,9 +186,14 @@ class Folder(Location):
             file = self.path / key
             partial = file.with_name(f"{file.name}.partial")
             file.parent.mkdir(parents=True, exist_ok=True)
-            # Not through what already lies there: it could be a link.
-            with open(partial, "xb") as opened:
-                opened.write(data)
+            try:
+                # Not through what already lies there: it could be a link.
+                with open(partial, "xb") as opened:
+                    opened.write(data)
+            except OSError as error:
+                # A disk that is full does not say which.
+                error.filename = error.filename or str(file)
+                raise
             partial.replace(file)
         for key in objects:
             self.sync(key)

@@ -20,7 +20,7 @@ from pipelines.capture import worker
 from pipelines.capture.asking import TeacherViews
 from pipelines.capture.capture import capture_blocks
 from pipelines.capture.cluster import Cluster, Shared
-from pipelines.capture.identity import describe_capture, load_teacher
+from pipelines.capture.identity import describe_capture, describe_pair, load_teacher
 from pipelines.capture.kept import KeptRegions
 from pipelines.capture.options import CaptureOptions, TeacherOptions
 from pipelines.capture.probe import Probe, run_probe
@@ -28,6 +28,9 @@ from pipelines.capture.probe import Probe, run_probe
 
 class Engine(Protocol):
     """Runs the teacher over the views of a plan."""
+
+    def describe_pair(self) -> dict[str, Any]:
+        """What the manifest says about teacher and student, before anything is planned."""
 
     def describe(self, plan: Plan, kept: KeptRegions | None, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:
         """The manifest but for its plan and codec; and what a probe says, where one is asked for.
@@ -59,6 +62,9 @@ class InProcess:
         self.options = options
         self.teacher = load_teacher(config, teacher, turn)
 
+    def describe_pair(self) -> dict[str, Any]:
+        return describe_pair(self.config, self.teacher, self.options.arithmetic(self.config))
+
     def describe(self, plan: Plan, kept: KeptRegions | None, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:
         self.asked = TeacherViews(self.config, plan, self.teacher, self.options, kept)
         sections = describe_capture(self.config, self.asked)
@@ -86,6 +92,9 @@ class OnCluster:
                 f"{cluster.num_workers} workers of {threads} threads share {cores} cores; --threads "
                 f"{max(1, cores // cluster.num_workers)} gives each its own. The cache records it"
             )
+
+    def describe_pair(self) -> dict[str, Any]:
+        return self.cluster.run(worker.describe_teacher, job=self.job)
 
     def describe(self, plan: Plan, kept: KeptRegions | None, *, probe: bool) -> tuple[dict[str, Any], Probe | None]:
         sections, found = self.cluster.run(worker.describe, job=self.job, plan=plan, probe=probe)

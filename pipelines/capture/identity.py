@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from distill.arithmetic import Arithmetic
 from distill.interface import require_same_interface
 from distill.teacher import FrozenTeacher
 from pipelines.base.device import choose_device, require_operators
@@ -33,20 +34,25 @@ def load_teacher(config: Config, options: TeacherOptions, turn: int = 0) -> Froz
     return teacher.to(device)
 
 
-def describe_capture(config: Config, asked: TeacherViews) -> dict[str, Any]:
-    """The manifest of the cache that a capture makes, but for its plan and codec.
+def describe_pair(config: Config, teacher: FrozenTeacher, arithmetic: Arithmetic) -> dict[str, Any]:
+    """What the manifest says about teacher and student, and of `numeric` what needs no plan.
 
     What it says about the teacher is the teacher's; views, labels, region and assignment are the student's.
     """
-    student, teacher = describe_student(config), asked.teacher.interface()
+    student, theirs = describe_student(config), teacher.interface()
     return {
         **student,
-        "teacher": asked.teacher.describe(),
-        "head": teacher["head"],
-        "preprocessing": {**student["preprocessing"], **teacher["preprocessing"]},
-        "numeric": describe_numeric(asked),
+        "teacher": teacher.describe(),
+        "head": theirs["head"],
+        "preprocessing": {**student["preprocessing"], **theirs["preprocessing"]},
+        "numeric": arithmetic.describe(teacher.device),
         "assignment": describe_assignment(config),
     }
+
+
+def describe_capture(config: Config, asked: TeacherViews) -> dict[str, Any]:
+    """The manifest of the cache that a capture makes, but for its plan and codec."""
+    return {**describe_pair(config, asked.teacher, asked.arithmetic), "numeric": describe_numeric(asked)}
 
 
 def describe_numeric(asked: TeacherViews) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pipelines.base.experiment import register
 from pipelines.capture.asking import TeacherViews
 from pipelines.capture.capture import capture_blocks
 from pipelines.capture.cluster import Shared
-from pipelines.capture.identity import describe_capture, load_teacher
+from pipelines.capture.identity import describe_capture, describe_pair, load_teacher
 from pipelines.capture.options import CaptureOptions, TeacherOptions
 from pipelines.capture.probe import Probe, run_probe
 
@@ -52,6 +52,13 @@ def load(*, job: Shared[Job]) -> str:
     """Make the teacher ready; returns the type of its device."""
     with _at_work(job):
         return _teacher(job).device.type
+
+
+def describe_teacher(*, job: Shared[Job]) -> dict[str, Any]:
+    """As `Engine.describe_pair`."""
+    with _at_work(job):
+        config, options = job.value.config, job.value.options
+        return describe_pair(config, _teacher(job), options.arithmetic(config))
 
 
 def describe(*, job: Shared[Job], plan: Plan, probe: bool) -> tuple[dict[str, Any], Probe | None]:

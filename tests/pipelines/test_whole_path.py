@@ -174,11 +174,15 @@ def test_a_random_transform_is_refused_before_training(project: Project, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def expect_refusal(capfd, status: int, message: str) -> None:
+def refusal(capfd, status: int) -> str:
     assert status == 1
     error = capfd.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
-    assert message in error
+    return error
+
+
+def expect_refusal(capfd, status: int, message: str) -> None:
+    assert message in refusal(capfd, status)
 
 
 @pytest.mark.slow
@@ -197,7 +201,7 @@ def test_more_flips_than_were_captured_are_refused(copy: Project, capfd) -> None
     ("options", "message"),
     [
         pytest.param(["--dtype", "bfloat16"], 'numeric.dtype is "float32" in the cache but "bfloat16"', id="dtype"),
-        pytest.param(["--channels-last"], "Continue it with ARGS='--no-channels-last', or", id="channels last"),
+        pytest.param(["--channels-last"], "--channels-last --no-channels-last'; or capture", id="channels last"),
         pytest.param(["--cfg-options", "codec=half"], "codec.preset is 'exact' in the cache but 'half'", id="codec"),
         pytest.param(["--cfg-options", "region.topk=5"], "region.topk is 9 in the cache but 5", id="region"),
     ],
@@ -220,7 +224,9 @@ def test_another_machine_is_told_how_to_continue(project: Project, capfd, option
     capture = ("--config", project.config("distill"), "--loaders", 0, option)
     try:
         refused = call(cache_teacher, *capture, others)
-        expect_refusal(capfd, refused, f"{problem}. Continue it with ARGS='{option} {stored}', or capture into another")
+        said = refusal(capfd, refused)
+        assert f"{problem}. Continue it: make cache-teacher CONFIG={project.config('distill')} ARGS=" in said
+        assert f"{option} {others} {option} {stored}'; or capture into another path: make cache-teacher" in said
         assert call(cache_teacher, *capture, stored) == 0
     finally:
         torch.set_num_threads(threads)

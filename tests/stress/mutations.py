@@ -242,7 +242,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "the disk is full and a capture starts": Mutation(
         "pipelines/cache_teacher.py",
-        "require_room_for(path, plan, config, codecs, probe)",
+        "require_room_for(path, probe)",
         "pass",
         "tests/pipelines/test_whole_path.py -k without_room",
     ),
