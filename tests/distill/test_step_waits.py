@@ -68,7 +68,7 @@ class Recipe:
         return model.train()
 
     def cached(self) -> nn.Module:
-        return self.student({})
+        return self.student({"cache": str(self.config.cache)})
 
     def live(self) -> nn.Module:
         return self.student({"type": "LiveDistiller", "teacher": dict(self.config.teacher)})
