@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,15 @@ def planned_patch(patch_id: str, counts: np.ndarray, digest: bytes = bytes(32), 
         "cell_counts": counts.sum(axis=1),
     }
     return PlannedPatch(patch_id, digest, digest, level_counts=counts, **(given | fields))
+
+
+# A store of each kind: rows of floats, and cells.
+KINDS = ("half", "default")
+
+
+def plan_for(preset: str, **options: Any) -> Plan:
+    """The small plan of a preset's kind of rows."""
+    return small_plan(as_cells=CodecRequest.of(preset).is_cells, **options)
 
 
 def small_plan(
@@ -133,6 +142,15 @@ def block_logits(plan: Plan, block: int) -> dict[str, np.ndarray]:
     }
 
 
+def view_rows(plan: Plan, view_index: int, kind: str = "prior") -> slice:
+    """Where a view's rows lie among those of `block_logits`, which are stored priors, whatever a store's are."""
+    if kind == "assigned":
+        return slice(int(plan.assigned_start[view_index]), int(plan.assigned_stop[view_index]))
+    members = plan.views_of_block(int(plan.block[view_index]))
+    stop = np.cumsum(plan.priors_per_view[members])[np.flatnonzero(members == view_index)[0]]
+    return slice(int(stop - plan.priors_per_view[view_index]), int(stop))
+
+
 def block_fields(plan: Plan, block: int, preset: str = "half") -> dict[str, np.ndarray]:
     """The rows of a block as the writer takes them."""
     logits, codec = block_logits(plan, block), small_codec(preset)
@@ -151,9 +169,11 @@ def block_fields(plan: Plan, block: int, preset: str = "half") -> dict[str, np.n
     }
 
 
-def open_writer(path: Path | str, plan: Plan, preset: str = "half", **options: Any) -> CacheWriter:
-    """A writer of a small store."""
-    return CacheWriter(path, small_manifest(plan, preset), plan, small_codec(preset), **options)
+def open_writer(
+    path: Path | str, plan: Plan, preset: str = "half", sections: Mapping[str, Any] | None = None, **options: Any
+) -> CacheWriter:
+    """A writer of a small store, some sections of its manifest given."""
+    return CacheWriter(path, small_manifest(plan, preset, **(sections or {})), plan, small_codec(preset), **options)
 
 
 def write_blocks(writer: CacheWriter, preset: str = "half") -> None:
@@ -163,7 +183,7 @@ def write_blocks(writer: CacheWriter, preset: str = "half") -> None:
 
 def write_store(path: Path | str, plan: Plan | None = None, preset: str = "half") -> Plan:
     """A complete store at `path`."""
-    plan = plan or small_plan(as_cells=CodecRequest.of(preset).is_cells)
+    plan = plan or plan_for(preset)
     with open_writer(path, plan, preset) as writer:
         write_blocks(writer, preset)
     return plan

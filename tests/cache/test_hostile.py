@@ -466,7 +466,7 @@ def test_a_capture_does_not_write_through_links(tmp_path: Path, key: str) -> Non
     (elsewhere / "mine.partial").write_text("mine")
     (store / key).symlink_to(elsewhere)
     with pytest.raises(ValueError, match=f"{key} is a symbolic link"):
-        CacheWriter(store, small_manifest(plan), plan, HALF)
+        open_writer(store, plan)
     assert [file.name for file in elsewhere.iterdir()] == ["mine.partial"]
 
 
@@ -481,7 +481,7 @@ def test_a_link_in_place_of_a_half_written_file_is_replaced(tmp_path: Path) -> N
     location = locate(store)
     with pytest.raises(FileExistsError):
         location.write({"weight/c/1/0": b"theirs"})
-    with CacheWriter(store, small_manifest(plan), plan, HALF) as writer:
+    with open_writer(store, plan) as writer:
         assert writer.write(1, block_fields(plan, 1), NO_ERROR) > 0
     assert elsewhere.read_text() == "mine"
     assert verify_block(Store(store), 1) == []

@@ -228,14 +228,14 @@ def test_following_the_cure_repairs_a_block(store: Path) -> None:
     assert finding.cure == f"Delete {commit}, then capture block {block} again"
     commit.unlink()
     plan = plan_with_an_empty_block()
-    with CacheWriter(store, small_manifest(plan), plan, HALF) as writer:
+    with open_writer(store, plan) as writer:
         write_blocks(writer)
     assert contents(store) == whole
 
 
 def test_an_unfinished_cache_is_one_finding(tmp_path: Path) -> None:
     plan = small_plan()
-    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan, HALF) as writer:
+    with open_writer(tmp_path / "cache.zarr", plan) as writer:
         assert "3 of 3 blocks were never captured" in all_findings(tmp_path / "cache.zarr")[0].problem
         writer.write(0, block_fields(plan, 0), NO_ERROR)
         writer.write(2, block_fields(plan, 2), NO_ERROR)
@@ -301,7 +301,7 @@ def test_wrong_rows_under_a_good_commit_are_found(tmp_path: Path, field: str, va
     block = int(plan.priors_per_block.argmax())
     fields = block_fields(plan, block)
     fields[field][5] = value
-    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan), plan, HALF) as writer:
+    with open_writer(tmp_path / "cache.zarr", plan) as writer:
         writer.write(block, fields, NO_ERROR)
     findings = verify_block(Store(tmp_path / "cache.zarr"), block)
     assert any(problem in finding.problem for finding in findings)
