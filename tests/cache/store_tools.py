@@ -69,7 +69,9 @@ def small_plan(
                 f"P{number:04d}__a__128__0___0",
                 counts,
                 digest=bytes([number]) * 32,
-                cell_counts=np.asarray([_cells(number, view, count) for view, count in enumerate(counts.sum(axis=1))]),
+                cell_counts=np.asarray(
+                    [view_cells(number, view, count) for view, count in enumerate(counts.sum(axis=1))]
+                ),
                 assigned_counts=planned,
             )
         )
@@ -82,7 +84,8 @@ def _view_priors(patch: int, view: int, count: int) -> np.ndarray:
     return np.sort(random.choice(NUM_PRIORS, count, replace=False))
 
 
-def _cells(patch: int, view: int, count: int) -> int:
+def view_cells(patch: int, view: int, count: int) -> int:
+    """Cells that hold them."""
     return count_cells(_view_priors(patch, view, count), HEAD.priors)
 
 
@@ -155,7 +158,7 @@ def block_fields(plan: Plan, block: int, preset: str = "half") -> dict[str, np.n
     """The rows of a block as the writer takes them."""
     logits, codec = block_logits(plan, block), small_codec(preset)
     fields = {name: values for name, values in logits.items() if name in ASSIGNED_FIELDS}
-    box = logits["box_logits"].reshape(len(logits["weight"]), -1)
+    box = logits["box_logits"].reshape(-1, sum(HEAD.bins))
     if isinstance(codec, RowCodec):
         floats = {"weight": logits["weight"], "cls_logits": logits["cls_logits"], "box_logits": box}
         floats = {name: values.astype(codec.dtype) for name, values in floats.items()}
