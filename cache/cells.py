@@ -100,8 +100,8 @@ class HeadShape:
 
     @property
     def coordinates(self) -> int:
-        """Coordinates of a cell, A x Q: the number of its coefficients."""
-        return self.priors * len(self.reduction[0])
+        """Coordinates of a cell, A x Q: the number of its coefficients. No matrix is made to count them."""
+        return self.priors * (self.values - sum(count > 1 for count in self.bins))
 
     def reduce(self, values: np.ndarray) -> np.ndarray:
         """(n, A, P) logits -> (n, A x Q) float64 coordinates."""

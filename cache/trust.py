@@ -165,7 +165,7 @@ def _require_codec_section(location: Location, codec: Mapping[str, Any], head: H
         return
     if codec.get("stored") != "cells":
         _refuse(location, "codec.stored", codec.get("stored"), "rows or cells")
-    if not (_are_numbers([codec.get("step")], 1e-9, 1e9) and _are_numbers([codec.get("kl")], 0, 1e3)):
+    if not (_are_numbers([codec.get("step")], 1e-9, 1e9) and _are_numbers([codec.get("kl")], 1e-12, 1e3)):
         _refuse(location, "codec.step and codec.kl", [codec.get("step"), codec.get("kl")], "two numbers above 0")
     if not isinstance(codec.get("digest"), str):
         _refuse(location, "codec.digest", codec.get("digest"), "a text")

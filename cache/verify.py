@@ -228,10 +228,14 @@ def _row_problems(store: Store, block: int) -> Iterator[Problem]:
         if (np.diff(index[view_rows]) <= 0).any():
             yield index_key, f"view {plan.view(view)}: {index_name} does not rise"
             continue
+        stored = (index[view_rows, None] * priors + np.arange(priors))[weight[view_rows] > 0]
+        if len(stored) != plan.priors_per_view[view]:
+            problem = f"view {plan.view(view)}: {len(stored)} priors, {plan.priors_per_view[view]} planned"
+            yield object_key(weight_name, block), problem
+            continue
         grid = grid_of(store.manifest.head, plan.patch_shape[plan.view_patch[view]])
         if grid is None:
             continue
-        stored = (index[view_rows, None] * priors + np.arange(priors))[weight[view_rows] > 0]
         counts, planned = grid.level_counts(stored), plan.level_counts[view]
         if stored.size and stored[-1] >= grid.num_priors:
             yield index_key, f"view {plan.view(view)}: prior {stored[-1]} of {grid.num_priors}"
