@@ -100,13 +100,13 @@ class HeadShape:
 
     @property
     def coordinates(self) -> int:
-        """Coordinates of a cell, A x Q: the number of its coefficients."""
-        return self.priors * len(self.reduction[0])
+        """Coordinates of a cell, A x Q: the number of its coefficients. No matrix is made to count them."""
+        return self.priors * (self.values - sum(count > 1 for count in self.bins))
 
     def reduce(self, values: np.ndarray) -> np.ndarray:
         """(n, A, P) logits -> (n, A x Q) float64 coordinates."""
         reduced: np.ndarray = values.astype(np.float64) @ self.reduction[0].T
-        return reduced.reshape(len(values), -1)
+        return reduced.reshape(len(values), self.coordinates)
 
     def expand(self, rows: np.ndarray) -> np.ndarray:
         """(J, A x Q) -> (J, A x P): rows that act on coordinates as rows that give logits."""
@@ -298,7 +298,7 @@ class CellCodec:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """(J, n) codes -> (n, A, P) float32 logits; the mean of every group of bins is that of the offset."""
         values: np.ndarray = codes.T.astype(np.float32) @ (np.float32(self.step) * self.basis) + self.offset
-        return values.reshape(codes.shape[1], self.head.priors, -1)
+        return values.reshape(codes.shape[1], self.head.priors, self.head.values)
 
     @cached_property
     def max_abs_error(self) -> np.ndarray:

@@ -375,11 +375,11 @@ def _row_spec(
     attributes: Mapping[str, Any],
     *tail: Axis,
     shuffle: bool = True,
-    per_chunk: int = ROWS_PER_CHUNK,
+    per_chunk: int | None = None,
 ) -> ArraySpec:
     """A field of a record: blocks of rows, a shard a block."""
     is_assigned = name in ASSIGNED_FIELDS
-    chunk, rows = _chunked((sizes.assigned_rows if is_assigned else sizes.rows) or 0, per_chunk)
+    chunk, rows = _chunked((sizes.assigned_rows if is_assigned else sizes.rows) or 0, per_chunk or ROWS_PER_CHUNK)
     shape, labels = _split(tail)
     return ArraySpec(
         name,

@@ -136,6 +136,7 @@ class Plan:
             "image_digest": array_digest(self.image_sha256),
             "label_digest": array_digest(self.label_sha256),
             "pixel_digest": array_digest(self.view_crc32c),
+            "draw_digest": array_digest(self.draw_view),
             "placement_digest": array_digest(np.stack(placement).astype(np.uint32)),
         }
 

@@ -258,7 +258,8 @@ class CacheReader:
             self._arrays = _open_arrays(self.location, self.store.names.record)
         stored = self._read_rows(block, found)
         record = self._cells_of(stored) if self.store.names.cells else self._rows_of(stored)
-        if (np.diff(record.prior_index) <= 0).any() or not (record.weight > 0).all():
+        is_whole = len(record) == self.plan.priors_per_view[found.index]
+        if not is_whole or (np.diff(record.prior_index) <= 0).any() or not (record.weight > 0).all():
             raise ValueError(
                 f"cache {self.path}, view {found.view}: the record is damaged. Run make verify-cache CACHE={self.path}"
             )

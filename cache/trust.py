@@ -113,8 +113,8 @@ def require_manifest(location: Location, attributes: Mapping[str, Any]) -> Manif
             _refuse(location, f"head.{name}", texts, "a list of names")
         _require_count(location, f"number of head.{name}", len(texts), 1, MAX_HEAD[name])
     flips = attributes["views"].get("flips")
-    if not (isinstance(flips, list) and flips and all(flip in FLIPS for flip in flips)):
-        _refuse(location, "views.flips", flips, f"a list of {', '.join(FLIPS)}")
+    if not (isinstance(flips, list) and flips and all(flips.count(flip) == 1 and flip in FLIPS for flip in flips[:5])):
+        _refuse(location, "views.flips", flips, f"some of {', '.join(FLIPS)}, each once,")
     _require_grid(location, head)
     _require_bins(location, head)
     _require_codec_section(location, attributes["codec"], HeadShape.of(head))
@@ -165,7 +165,7 @@ def _require_codec_section(location: Location, codec: Mapping[str, Any], head: H
         return
     if codec.get("stored") != "cells":
         _refuse(location, "codec.stored", codec.get("stored"), "rows or cells")
-    if not (_are_numbers([codec.get("step")], 1e-9, 1e9) and _are_numbers([codec.get("kl")], 0, 1e3)):
+    if not (_are_numbers([codec.get("step")], 1e-9, 1e9) and _are_numbers([codec.get("kl")], 1e-12, 1e3)):
         _refuse(location, "codec.step and codec.kl", [codec.get("step"), codec.get("kl")], "two numbers above 0")
     if not isinstance(codec.get("digest"), str):
         _refuse(location, "codec.digest", codec.get("digest"), "a text")
@@ -297,6 +297,8 @@ def require_plan(location: Location, plan: Plan, manifest: Manifest, specs: Mapp
     require_patch_ids(plan.patch_ids, f"cache {location}")
     if (plan.view_patch[plan.draw_view] != np.arange(len(plan.patch_ids))[:, None]).any():
         raise _error(location, "plan/draw_view names a view of another patch")
+    if (plan.draw_view[plan.view_patch, plan.view_draw] != np.arange(plan.num_views)).any():
+        raise _error(location, "plan/view_draw names a draw that makes another view")
     names = ArrayNames.of(manifest)
     for kind, (start, stop) in plan.row_ranges.items():
         _require_ranges(location, kind, start, stop, [specs[name] for name in names.record if row_kind(name) == kind])

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cache.cells import HeadShape
+from cache.codec import LOGIT_FIELDS
 from cache.commits import read_commit, stored_block_digest
 from cache.documents import Finding, metadata_cure, surplus, verify_documents
 from cache.grid import grid_of
@@ -31,6 +32,8 @@ from cache.storage import Place, StorageError, locate
 from cache.store import Store
 from cache.trust import require_chunks
 
+# Rows of logits read at a time, so that memory does not grow with the block.
+ROWS_AT_ONCE = 16384
 # What is wrong with an object, and its key.
 Problem = tuple[str, str]
 
@@ -215,24 +218,43 @@ def _row_problems(store: Store, block: int) -> Iterator[Problem]:
     if (index == POISON_INDEX).any():
         yield index_key, f"{int((index == POISON_INDEX).sum())} rows were never written"
     # Of a cell, priors that are not stored have a weight of 0.
-    weight = weight if names.cells else weight[:, None]
+    weight = weight.reshape(rows, priors)
     if not ((weight >= 0) & (weight <= 1)).all() or (weight == 0).all(axis=1).any():
         yield object_key(weight_name, block), "weights outside (0, 1]"
+    yield from _poison_problems(store, block)
     yield from _assigned_problems(store, block)
     for view in plan.views_of_block(block).tolist():
         view_rows = slice(plan.row_start[view], plan.row_stop[view])
         if (np.diff(index[view_rows]) <= 0).any():
             yield index_key, f"view {plan.view(view)}: {index_name} does not rise"
             continue
+        stored = (index[view_rows, None] * priors + np.arange(priors))[weight[view_rows] > 0]
+        if len(stored) != plan.priors_per_view[view]:
+            problem = f"view {plan.view(view)}: {len(stored)} priors, {plan.priors_per_view[view]} planned"
+            yield object_key(weight_name, block), problem
+            continue
         grid = grid_of(store.manifest.head, plan.patch_shape[plan.view_patch[view]])
         if grid is None:
             continue
-        stored = (index[view_rows, None] * priors + np.arange(priors))[weight[view_rows] > 0]
         counts, planned = grid.level_counts(stored), plan.level_counts[view]
         if stored.size and stored[-1] >= grid.num_priors:
             yield index_key, f"view {plan.view(view)}: prior {stored[-1]} of {grid.num_priors}"
         elif not np.array_equal(counts, planned):
             yield index_key, f"view {plan.view(view)}: {counts.tolist()} priors by level, {planned.tolist()} planned"
+
+
+def _poison_problems(store: Store, block: int) -> Iterator[Problem]:
+    """Logits or codes that are fill values, a part of the block at a time."""
+    rows = int(store.plan.rows_per_block()[block])
+    for name in LOGIT_FIELDS if not store.names.cells else ("coefficients",):
+        spec, poison = store.specs[name], 0
+        for start in range(0, rows, ROWS_AT_ONCE):
+            values = np.asarray(store.array(name)[spec.rows_of(block, slice(start, min(start + ROWS_AT_ONCE, rows)))])
+            poison += int(
+                np.count_nonzero(values != values if np.isnan(spec.fill_value) else values == spec.fill_value)
+            )
+        if poison:
+            yield object_key(name, block), f"{poison} values were never written"
 
 
 def _assigned_problems(store: Store, block: int) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,15 @@ def planned_patch(patch_id: str, counts: np.ndarray, digest: bytes = bytes(32), 
     return PlannedPatch(patch_id, digest, digest, level_counts=counts, **(given | fields))
 
 
+# A store of each kind: rows of floats, and cells.
+KINDS = ("half", "default")
+
+
+def plan_for(preset: str, **options: Any) -> Plan:
+    """The small plan of a preset's kind of rows."""
+    return small_plan(as_cells=CodecRequest.of(preset).is_cells, **options)
+
+
 def small_plan(
     num_patches: int = 6,
     flips: Sequence[str] = FLIPS,
@@ -60,7 +69,9 @@ def small_plan(
                 f"P{number:04d}__a__128__0___0",
                 counts,
                 digest=bytes([number]) * 32,
-                cell_counts=np.asarray([_cells(number, view, count) for view, count in enumerate(counts.sum(axis=1))]),
+                cell_counts=np.asarray(
+                    [view_cells(number, view, count) for view, count in enumerate(counts.sum(axis=1))]
+                ),
                 assigned_counts=planned,
             )
         )
@@ -73,7 +84,8 @@ def _view_priors(patch: int, view: int, count: int) -> np.ndarray:
     return np.sort(random.choice(NUM_PRIORS, count, replace=False))
 
 
-def _cells(patch: int, view: int, count: int) -> int:
+def view_cells(patch: int, view: int, count: int) -> int:
+    """Cells that hold them."""
     return count_cells(_view_priors(patch, view, count), HEAD.priors)
 
 
@@ -133,11 +145,20 @@ def block_logits(plan: Plan, block: int) -> dict[str, np.ndarray]:
     }
 
 
+def view_rows(plan: Plan, view_index: int, kind: str = "prior") -> slice:
+    """Where a view's rows lie among those of `block_logits`, which are stored priors, whatever a store's are."""
+    if kind == "assigned":
+        return slice(int(plan.assigned_start[view_index]), int(plan.assigned_stop[view_index]))
+    members = plan.views_of_block(int(plan.block[view_index]))
+    stop = np.cumsum(plan.priors_per_view[members])[np.flatnonzero(members == view_index)[0]]
+    return slice(int(stop - plan.priors_per_view[view_index]), int(stop))
+
+
 def block_fields(plan: Plan, block: int, preset: str = "half") -> dict[str, np.ndarray]:
     """The rows of a block as the writer takes them."""
     logits, codec = block_logits(plan, block), small_codec(preset)
     fields = {name: values for name, values in logits.items() if name in ASSIGNED_FIELDS}
-    box = logits["box_logits"].reshape(len(logits["weight"]), -1)
+    box = logits["box_logits"].reshape(-1, sum(HEAD.bins))
     if isinstance(codec, RowCodec):
         floats = {"weight": logits["weight"], "cls_logits": logits["cls_logits"], "box_logits": box}
         floats = {name: values.astype(codec.dtype) for name, values in floats.items()}
@@ -151,9 +172,11 @@ def block_fields(plan: Plan, block: int, preset: str = "half") -> dict[str, np.n
     }
 
 
-def open_writer(path: Path | str, plan: Plan, preset: str = "half", **options: Any) -> CacheWriter:
-    """A writer of a small store."""
-    return CacheWriter(path, small_manifest(plan, preset), plan, small_codec(preset), **options)
+def open_writer(
+    path: Path | str, plan: Plan, preset: str = "half", sections: Mapping[str, Any] | None = None, **options: Any
+) -> CacheWriter:
+    """A writer of a small store, some sections of its manifest given."""
+    return CacheWriter(path, small_manifest(plan, preset, **(sections or {})), plan, small_codec(preset), **options)
 
 
 def write_blocks(writer: CacheWriter, preset: str = "half") -> None:
@@ -163,7 +186,7 @@ def write_blocks(writer: CacheWriter, preset: str = "half") -> None:
 
 def write_store(path: Path | str, plan: Plan | None = None, preset: str = "half") -> Plan:
     """A complete store at `path`."""
-    plan = plan or small_plan(as_cells=CodecRequest.of(preset).is_cells)
+    plan = plan or plan_for(preset)
     with open_writer(path, plan, preset) as writer:
         write_blocks(writer, preset)
     return plan

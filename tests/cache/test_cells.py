@@ -44,7 +44,7 @@ def made_up_cells(head: HeadShape, count: int, seed: int, scale: float = 1.0) ->
     logits += 0.05 * random.normal(size=logits.shape)
     patterns = teacher.random((4, head.priors)) < 0.5
     patterns[:, 0] = patterns[0] = True
-    return logits.astype(np.float32).reshape(count, head.priors, -1), patterns[random.integers(4, size=count)]
+    return logits.astype(np.float32).reshape(count, head.priors, head.values), patterns[random.integers(4, size=count)]
 
 
 @functools.cache
@@ -87,7 +87,7 @@ cells = st.builds(
     ),
     st.sampled_from(list(HEADS)),
     st.sampled_from(STEPS),
-    st.integers(1, 12),
+    st.integers(0, 12),
     st.integers(1, 10**6),
     st.floats(0, 2),
 )
@@ -99,7 +99,7 @@ def test_logits_come_back_within_the_bound(given_cells) -> None:
     """Of every stored prior; beside the bound, float32 cannot place logits and products of this size more exactly."""
     codec, values, is_stored = given_cells
     wanted, found = (centred(codec.head, part) for part in (values, codec.decode(encoded(codec, values, is_stored))))
-    rounding = 2.0**-19 * np.abs(wanted).max()
+    rounding = 2.0**-19 * np.abs(wanted).max(initial=0)
     assert (np.abs(found - wanted) <= codec.max_abs_error + rounding)[is_stored].all()
 
 
@@ -113,7 +113,7 @@ def test_a_coefficient_is_off_by_half_a_step_at_most(given_cells) -> None:
     is_stored = np.ones_like(is_stored)
     directions = codec.head.reduce(rows.reshape(len(rows), codec.head.priors, -1))
     wanted = (codec.head.reduce(values) - codec.head.reduce(offset)) @ directions.T / codec.step
-    assert np.abs(steps_of(codec, encoded(codec, values, is_stored)) - wanted).max() <= 0.5 + 1e-6
+    assert np.abs(steps_of(codec, encoded(codec, values, is_stored)) - wanted).max(initial=0) <= 0.5 + 1e-6
 
 
 @settings(max_examples=60, deadline=None)
@@ -121,7 +121,7 @@ def test_a_coefficient_is_off_by_half_a_step_at_most(given_cells) -> None:
 def test_codes_depend_on_the_stored_priors_alone(given_cells, other: float) -> None:
     codec, values, is_stored = given_cells
     changed = np.where(is_stored[..., None], values, np.float32(other))
-    assert encoded(codec, changed, is_stored).tobytes() == encoded(codec, values, is_stored).tobytes()
+    assert encoded(codec, values, is_stored).tobytes() == codec.encode(changed, is_stored).tobytes()
 
 
 @settings(max_examples=60, deadline=None)
@@ -132,11 +132,11 @@ def test_decoding_is_one_line(given_cells) -> None:
     codes = encoded(codec, values, is_stored)
     assert codes.shape == (codec.columns, len(values))
     assert codes.dtype == np.int8
-    assert codes.min() > POISON_CODE
+    assert (codes != POISON_CODE).all()
     logits = (codes.T * codec.step) @ codec.basis.astype(np.float64) + codec.offset
     decoded = codec.decode(codes)
     assert decoded.dtype == np.float32
-    np.testing.assert_allclose(decoded.reshape(len(values), -1), logits, rtol=0, atol=2e-6 * np.abs(logits).max())
+    np.testing.assert_allclose(decoded.reshape(logits.shape), logits, rtol=0, atol=2e-6 * np.abs(logits).max(initial=0))
 
 
 @settings(max_examples=60, deadline=None)
@@ -148,7 +148,7 @@ def test_a_codec_read_back_makes_the_same_bytes(given_cells) -> None:
         name: np.frombuffer(array.tobytes(), "<f4").reshape(array.shape) for name, array in codec.arrays().items()
     }
     stored = CellCodec(codec.head, codec.step, codec.wide, **arrays)
-    assert stored.encode(values, is_stored).tobytes() == encoded(codec, values, is_stored).tobytes()
+    assert encoded(codec, values, is_stored).tobytes() == stored.encode(values, is_stored).tobytes()
     assert stored.describe() == codec.describe()
 
 

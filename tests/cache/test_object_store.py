@@ -100,10 +100,10 @@ def test_a_store_on_s3_has_the_objects_of_a_folder(url: str, tmp_path: Path) -> 
 
 def test_resume_writes_the_missing_blocks_alone(url: str, proxy: Proxy, tmp_path: Path) -> None:
     plan = write_store(tmp_path / "cache.zarr")
-    with CacheWriter(url, small_manifest(plan), plan, HALF) as writer:
+    with open_writer(url, plan) as writer:
         writer.write(1, block_fields(plan, 1), NO_ERROR)
     proxy.requests.clear()
-    with CacheWriter(url, small_manifest(plan), plan, HALF) as writer:
+    with open_writer(url, plan) as writer:
         assert writer.missing_blocks() == [0, 2]
         write_blocks(writer)
     assert not [request for request in proxy.of("PUT") if "/c/1" in request.key]
@@ -154,7 +154,7 @@ def test_nothing_on_s3_is_not_a_cache(url: str) -> None:
     bucket_at(url).write({"notes.txt": b"mine"})
     plan = small_plan()
     with pytest.raises(ValueError, match="exists but is not a teacher cache"):
-        CacheWriter(url, small_manifest(plan), plan, HALF)
+        open_writer(url, plan)
     assert remote_contents(url) == {"notes.txt": b"mine"}
 
 
@@ -162,7 +162,7 @@ def test_another_capture_is_refused_by_name(url: str) -> None:
     plan = write_store(url)
     before = remote_contents(url)
     with pytest.raises(ManifestMismatch, match=r"teacher.weights_sha256 is .* in the cache but .* here"):
-        CacheWriter(url, small_manifest(plan, teacher={"weights_sha256": "1" * 64}), plan, HALF)
+        open_writer(url, plan, sections={"teacher": {"weights_sha256": "1" * 64}})
     assert remote_contents(url) == before
 
 
@@ -176,7 +176,7 @@ def test_a_creation_that_was_cut_short_is_completed(url: str, proxy: Proxy, tmp_
 
     proxy.fault = fault
     with pytest.raises(StorageError, match=r"cannot be written: .*403 Forbidden.* Check the credentials"):
-        CacheWriter(url, small_manifest(plan), plan, HALF)
+        open_writer(url, plan)
     proxy.fault = lambda request: None
     assert len(remote_contents(url)) == objects
     message = f"cache {url} is still being laid out.*go on with it"
@@ -197,7 +197,7 @@ from cache.writer import Part
 plan = small_plan(20)
 threads, part = int(sys.argv[2]), Part(*map(int, sys.argv[3].split("/")))
 try:
-    with CacheWriter(sys.argv[1], small_manifest(plan, numeric={"threads": threads}), plan, HALF, part) as writer:
+    with open_writer(sys.argv[1], plan, sections={"numeric": {"threads": threads}}, part) as writer:
         write_blocks(writer)
 except ValueError as error:
     raise SystemExit(f"refused: {error}")
@@ -222,7 +222,7 @@ def test_of_two_different_captures_at_once_one_is_refused(url: str, tmp_path: Pa
     (winner,) = (threads for threads, capture in captures.items() if capture.returncode == 0)
     assert f"numeric.threads is {winner} in the cache but {3 - winner} here" in said[3 - winner]
     plan = small_plan(20)
-    with CacheWriter(tmp_path / "cache.zarr", small_manifest(plan, numeric={"threads": winner}), plan, HALF) as writer:
+    with open_writer(tmp_path / "cache.zarr", plan, sections={"numeric": {"threads": winner}}) as writer:
         write_blocks(writer)
     assert remote_contents(url) == contents(tmp_path / "cache.zarr")
 
@@ -230,8 +230,8 @@ def test_of_two_different_captures_at_once_one_is_refused(url: str, tmp_path: Pa
 def test_nobody_is_locked_out(url: str) -> None:
     plan = small_plan()
     with (
-        CacheWriter(url, small_manifest(plan), plan, HALF),
-        CacheWriter(url, small_manifest(plan), plan, HALF, Part(1, 2)),
+        open_writer(url, plan),
+        open_writer(url, plan, part=Part(1, 2)),
     ):
         locate(url).require_idle()
 
@@ -300,7 +300,7 @@ def test_faults_that_last_end_in_one_error(url: str, proxy: Proxy, kind: str) ->
     cure = r"Check AWS_ENDPOINT_URL and the network, then run the same command again$"
     for work in (
         lambda: CacheReader(url),
-        lambda: CacheWriter(url, small_manifest(plan), plan, HALF),
+        lambda: open_writer(url, plan),
         lambda: reader.read(view.patch_id, view.draw),
         lambda: verify_documents(url),
         lambda: verify_block(reader.store, block),
@@ -335,7 +335,7 @@ def test_a_lost_shard_is_an_error_and_no_fill_value(url: str) -> None:
 def test_credentials_that_may_only_read(url: str, proxy: Proxy) -> None:
     """Readers and verification never write; a capture is told."""
     plan = small_plan()
-    with CacheWriter(url, small_manifest(plan), plan, HALF) as writer:
+    with open_writer(url, plan) as writer:
         writer.write(0, block_fields(plan, 0), NO_ERROR)
     proxy.fault = lambda request: "403" if request.method not in ("GET", "HEAD") else None
     reader = CacheReader(url)
@@ -344,7 +344,7 @@ def test_credentials_that_may_only_read(url: str, proxy: Proxy) -> None:
     view = plan.view(int(plan.views_of_block(0)[-1]))
     assert len(reader.read(view.patch_id, view.draw)) > 0
     before = remote_contents(url)
-    with CacheWriter(url, small_manifest(plan), plan, HALF) as writer:
+    with open_writer(url, plan) as writer:
         with pytest.raises(StorageError, match=r"cannot be written: .*Check the credentials"):
             write_blocks(writer)
     assert remote_contents(url) == before
@@ -365,13 +365,13 @@ assert len(reader.read("P0003__a__128__0___0", "none")) > 0
 locate(path).require_idle()
 assert all_findings(path) == []
 try:
-    CacheWriter(path, small_manifest(plan), plan, HALF)
+    open_writer(path, plan)
 except OSError as error:
     assert "Read-only file system" in str(error), error
 else:
     raise SystemExit("nothing was refused")
 try:
-    CacheWriter(folder / "new.zarr", small_manifest(plan), plan, HALF)
+    open_writer(folder / "new.zarr", plan)
 except OSError as error:
     assert "Read-only file system" in str(error), error
 else:
