@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cache.commits import checksum_holds, read_chunk
 from cache.layout import DOCUMENTS_CHUNK, ArrayNames, chunk_keys
+from cache.manifest import ManifestMismatch
 from cache.storage import Location, Place, locate
 from cache.store import Store, require_created
 from cache.trust import MAX_DOCUMENT_BYTES, MAX_PLAN_BYTES, require_object
@@ -65,7 +66,7 @@ def verify_documents(place: Place) -> list[Finding]:
     """Check the bytes of all metadata documents and of the plan against the digests in `documents`.
 
     Raises:
-        ValueError: there is no cache at `place`.
+        ValueError: there is no cache at `place`, or one of another format.
     """
     location = locate(place)
     if not any(location.has(key) for key in ("zarr.json", DOCUMENTS_CHUNK)):
@@ -81,6 +82,7 @@ def verify_documents(place: Place) -> list[Finding]:
     try:
         stored = read_chunk(location, DOCUMENTS_CHUNK, *variants)
     except (ValueError, FileNotFoundError) as error:
+        _require_format(location)
         problem = "absent" if isinstance(error, FileNotFoundError) else error
         return [Finding(DOCUMENTS_CHUNK, f"{problem}, so no metadata can be checked", cure)]
     findings = []
@@ -95,6 +97,16 @@ def verify_documents(place: Place) -> list[Finding]:
         except ValueError as error:
             findings.append(Finding(key, str(error), cure))
     return findings
+
+
+def _require_format(location: Location) -> None:
+    """Refuse a store of another format, which has other documents; what else is wrong is for others to say."""
+    try:
+        Store(location)
+    except ManifestMismatch:
+        raise
+    except ValueError:
+        pass
 
 
 def _chunk_findings(location: Location, document: str) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from cache.storage import StorageError, locate
 from cache.store import CaptureNeeded, Store
 from cache.verify import verify_block, verify_metadata
 from cache.view import FLIPS
-from cache.writer import CacheWriter, Part
+from cache.writer import Part
 from tests.cache.fault_tools import all_findings
 from tests.cache.object_tools import (
     BUCKET,
@@ -38,11 +38,12 @@ from tests.cache.object_tools import (
     s3_server,
 )
 from tests.cache.store_tools import (
-    HALF,
+    KINDS,
     NO_ERROR,
     block_fields,
     contents,
-    small_manifest,
+    open_writer,
+    plan_for,
     small_plan,
     write_blocks,
     write_store,
@@ -85,10 +86,11 @@ def start(script: str, *arguments: str, **changes: str) -> subprocess.Popen[str]
     )
 
 
-def test_a_store_on_s3_has_the_objects_of_a_folder(url: str, tmp_path: Path) -> None:
-    plan = small_plan(assigned=True)
-    write_store(tmp_path / "cache.zarr", plan)
-    write_store(url, plan)
+@pytest.mark.parametrize("preset", KINDS)
+def test_a_store_on_s3_has_the_objects_of_a_folder(url: str, tmp_path: Path, preset: str) -> None:
+    plan = plan_for(preset, assigned=True)
+    write_store(tmp_path / "cache.zarr", plan, preset)
+    write_store(url, plan, preset)
     assert remote_contents(url) == contents(tmp_path / "cache.zarr")
     assert all_findings(url) == []
     ours, theirs = CacheReader(url), CacheReader(tmp_path / "cache.zarr")
@@ -126,9 +128,9 @@ def test_a_damaged_block_is_found_and_captured_again(url: str, tmp_path: Path) -
     assert remote_contents(url) == contents(tmp_path / "cache.zarr")
 
 
-@pytest.mark.parametrize("key", ["plan/zarr.json", "plan/block/c/0", "prior_index/zarr.json", DOCUMENTS_CHUNK])
+@pytest.mark.parametrize("key", ["plan/zarr.json", "plan/block/c/0", "codec/basis/c/0/0", DOCUMENTS_CHUNK])
 def test_lost_metadata_is_found(url: str, key: str) -> None:
-    write_store(url)
+    write_store(url, preset="default")
     bucket_at(url).delete(key)
     (finding,) = verify_documents(url)
     assert finding.object == key
@@ -166,27 +168,28 @@ def test_another_capture_is_refused_by_name(url: str) -> None:
     assert remote_contents(url) == before
 
 
-@pytest.mark.parametrize("objects", [1, 2, 29])
-def test_a_creation_that_was_cut_short_is_completed(url: str, proxy: Proxy, tmp_path: Path, objects: int) -> None:
-    """After so many objects no request is answered any more."""
-    plan = write_store(tmp_path / "cache.zarr")
+@pytest.mark.parametrize(("preset", "objects"), [("half", 1), ("default", 2), ("default", 39)])
+def test_a_creation_that_was_cut_short_is_completed(
+    url: str, proxy: Proxy, tmp_path: Path, preset: str, objects: int
+) -> None:
+    """After so many objects no request is answered any more; a store of cells is laid out with 40."""
+    plan = write_store(tmp_path / "cache.zarr", preset=preset)
 
     def fault(request) -> str | None:
         return "403" if request.method == "PUT" and len(proxy.of("PUT")) > objects else None
 
     proxy.fault = fault
     with pytest.raises(StorageError, match=r"cannot be written: .*403 Forbidden.* Check the credentials"):
-        open_writer(url, plan)
+        open_writer(url, plan, preset)
     proxy.fault = lambda request: None
     assert len(remote_contents(url)) == objects
     message = f"cache {url} is still being laid out.*go on with it"
     for read in (CacheReader, verify_documents):
         with pytest.raises(ValueError, match=message):
             read(url)
-    other = small_manifest(plan, numeric={"threads": 2})
     with pytest.raises(ManifestMismatch, match=r"numeric.threads is 1 in the cache but 2 here"):
-        CacheWriter(url, other, plan, HALF)
-    write_store(url)
+        open_writer(url, plan, preset, {"numeric": {"threads": 2}})
+    write_store(url, plan, preset)
     assert remote_contents(url) == contents(tmp_path / "cache.zarr")
 
 
@@ -197,7 +200,7 @@ from cache.writer import Part
 plan = small_plan(20)
 threads, part = int(sys.argv[2]), Part(*map(int, sys.argv[3].split("/")))
 try:
-    with open_writer(sys.argv[1], plan, sections={"numeric": {"threads": threads}}, part) as writer:
+    with open_writer(sys.argv[1], plan, sections={"numeric": {"threads": threads}}, part=part) as writer:
         write_blocks(writer)
 except ValueError as error:
     raise SystemExit(f"refused: {error}")
@@ -278,7 +281,7 @@ def test_an_answer_that_never_comes_is_asked_for_again(url: str, proxy: Proxy, m
     agents = []
 
     def stall_each(request) -> str | None:
-        if "cls_logits/c/" in request.key and request.agent not in agents:
+        if "prior_index/c/" in request.key and request.agent not in agents:
             agents.append(request.agent)
             return "stall"
         return None
@@ -291,7 +294,7 @@ def test_an_answer_that_never_comes_is_asked_for_again(url: str, proxy: Proxy, m
 
 @pytest.mark.parametrize("kind", ["500", "drop"])
 def test_faults_that_last_end_in_one_error(url: str, proxy: Proxy, kind: str) -> None:
-    plan = write_store(url)
+    plan = write_store(url, preset="default")
     reader = CacheReader(url)
     view = plan.view(int(plan.priors_per_view.argmax()))
     block = int(plan.block[plan.priors_per_view.argmax()])
@@ -300,7 +303,8 @@ def test_faults_that_last_end_in_one_error(url: str, proxy: Proxy, kind: str) ->
     cure = r"Check AWS_ENDPOINT_URL and the network, then run the same command again$"
     for work in (
         lambda: CacheReader(url),
-        lambda: open_writer(url, plan),
+        lambda: open_writer(url, plan, "default"),
+        lambda: reader.codec,
         lambda: reader.read(view.patch_id, view.draw),
         lambda: verify_documents(url),
         lambda: verify_block(reader.store, block),

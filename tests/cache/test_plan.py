@@ -76,6 +76,10 @@ def test_draws_with_the_same_outcome_share_a_view() -> None:
     assert plan.view_patch.tolist() == [0] * 3 + [1] * 4
     assert plan.view_draw.tolist() == [0, 1, 2, 0, 1, 2, 3]
     assert plan.views_of_patch(1).tolist() == [3, 4, 5, 6]
+    # The same views, drawn in another order: a capture of the one must not continue the other.
+    other = planned_patch("A", np.ones((3, 1), dtype=int), draw_view=np.array([0, 1, 2, 2]))
+    drawn = make_plan([planned_patch("B", np.ones((4, 1), dtype=int)), other], list("abcd")).describe()
+    assert [name for name, value in plan.describe().items() if drawn[name] != value] == ["draw_digest"]
 
 
 @pytest.mark.parametrize(
