@@ -1,4 +1,4 @@
-"""The README's picture: one patch, its four flips, the region, the rows on disk, and what the loss compares.
+"""The README's picture: one patch, its four flips, the region, the stored priors, and what the loss compares.
 
     python -m benchmarks.overview --config configs/demo/distill.py --cache <demo.zarr> --checkpoint <student.pth>
 
@@ -89,7 +89,7 @@ def _draw_region(axes: Axes, view: DrawnView) -> None:
 
 
 def _draw_rows(axes: Axes, view: DrawnView, first: int, chosen: int) -> None:
-    """Stored rows as pixels: class logits and box logits, each on its own scale."""
+    """Stored priors as pixels: class logits and box logits, each on its own scale."""
     record = view.record
     rows = slice(first, first + SHOWN_ROWS)
     parts = [_scaled(record.cls_logits[rows]), _scaled(record.box_logits[rows].reshape(SHOWN_ROWS, -1))]
@@ -105,7 +105,7 @@ def _draw_rows(axes: Axes, view: DrawnView, first: int, chosen: int) -> None:
     axes.set_xlim(-0.5, width - 0.5)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title("4  the rows on disk: index,\nweight, logits")
+    axes.set_title("4  stored priors, read back:\nindex, weight, logits")
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
@@ -141,9 +141,9 @@ def main(arguments: argparse.Namespace) -> None:
     """Store and student -> the picture."""
     config = load_config(arguments.config)
     reader = CacheReader(arguments.cache or config.cache)
-    views = TrainingViews(config, pixels=True)
+    views = TrainingViews(config)
     patch_id = arguments.patch or busy_patch(reader)
-    drawn = [draw_ready(config, views, reader, patch_id, flip) for flip in reader.manifest.views["flips"]]
+    drawn = [draw_ready(config, views, reader, patch_id, flip) for flip in reader.plan.draws]
     answers = Student(config, arguments.checkpoint).logits(drawn[0].sample.image, drawn[0].record.prior_index)
     draw_overview(drawn[0], [view.image for view in drawn], answers).savefig(arguments.out, dpi=110)
     print(arguments.out)

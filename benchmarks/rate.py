@@ -1,12 +1,12 @@
-"""Rate against distortion of the stored logits of a trained teacher: a table, a plot, JSON.
+"""Bytes against what they keep of a trained teacher's logits, by codec; figures go to `benchmarks.rate_report`.
 
-    python -m benchmarks.rate --config configs/demo/distill.py --teacher configs/demo/teacher.py \
+    python -m benchmarks.rate --name "demo" --config configs/demo/distill.py --teacher configs/demo/teacher.py \
         --checkpoint teacher.pth --student student.pth
 
-Asks the teacher about some patches, then encodes the rows in many ways. Bytes are those of Zarr chunks with their
-checksums and index entries; index and weight are counted in. Distortion is mean KL(teacher, stored) at T = 5, and the
-cosine between the gradients of loss_ld + loss_kd with stored and with exact targets, over all student parameters, mean
-of 8 batches of 2 views, for an untrained student and for the one that is given.
+Codecs are compared at equal mean KL(teacher || stored) at T = 5. Bytes of a stored prior are those of compressed chunks
+with their checksums and index entries, and of its index and weight. What the codes do to a training is told by the
+gradient of the distillation losses with respect to all parameters of a student, with stored against exact targets, over
+8 batches of 2 views. Bases are fitted on other patches than those that are measured.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,194 +24,274 @@ import numcodecs
 import numcodecs.zstd
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmrotate.registry import MODELS
 from torch import Tensor, nn
 
-from cache.layout import ROWS_PER_CHUNK
-from cache.quantize import LOGIT_FIELDS, PRESETS
+from cache.cells import HeadShape, fit_basis
+from cache.codec import BOUND_TEMPERATURE, PRESETS
+from cache.grid import AnchorGrid
+from cache.layout import CELLS_PER_CHUNK, COEFFICIENT_LEVEL, ROWS_PER_CHUNK
 from distill.checkpoint import load_checkpoint, state_dict_of
-from distill.rows import Rows, Targets, stack_by_level
+from distill.rows import Rows, Targets
 from distill.teacher import FrozenTeacher
 from pipelines.base.experiment import load_config
 from pipelines.capture.asking import PatchLogits, TeacherViews
+from pipelines.capture.encoding import BlockRows
 from pipelines.capture.kept import PatchRegions
 from pipelines.capture.loading import PatchViews
-from pipelines.capture.measured import measure_error
+from pipelines.capture.measured import mean_divergence
 from pipelines.capture.options import CaptureOptions
 from pipelines.capture.planning import plan_views
-from pipelines.capture.probe import value_ranges
 from pipelines.capture.sampling import choose_patches
 
-STEPS = tuple(2.0**exponent for exponent in range(-6, 1))
-BITS = (4, 5, 6, 7, 8)
+BOUNDS = (1e-6, PRESETS["default"], 3e-5, PRESETS["small"], 4e-4, 1e-3)
 GRADIENT_BATCHES, VIEWS_PER_BATCH = 8, 2
 # A chunk's CRC-32C, and its entry in the shard's index.
 CHUNK_OVERHEAD = 4 + 16
-KL_TARGET, BYTES_TARGET = 1e-4, 30.0
-KL_COLUMN = "mean_kl_t5"
-
-Codes = dict[str, np.ndarray]
+# The step of a bound is found to this share of it.
+BOUND_TOLERANCE = 0.005
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """One way to turn the codes of a chunk (n, columns) into bytes.
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What is coded together, cells or single priors, of several views.
 
-    plain: whether every Zarr v3 reader undoes it.
+    values: (n, A, P) logits. is_stored, weight: (n, A). index, level: (n,), of units in their views.
     """
 
+    values: np.ndarray
+    is_stored: np.ndarray
+    weight: np.ndarray
+    index: np.ndarray
+    level: np.ndarray
+
+    @classmethod
+    def of(cls, head: HeadShape, rows: BlockRows, grid: AnchorGrid) -> Units:
+        units = rows.cells(head)
+        level = grid.levels(units.cell_index * head.priors)
+        return cls(units.scatter(rows.values), units.is_stored, units.scatter(rows.weight), units.cell_index, level)
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """Logits of a unit to coefficients, and back: coefficients (n, J) @ rows (J, A x P) + offset (A x P,)."""
+
+    forward: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    rows: np.ndarray
+    offset: np.ndarray
+
+    @classmethod
+    def fixed(cls, matrix: np.ndarray) -> Transform:
+        """One prior along orthonormal rows (J, P) that nobody has fitted."""
+        return cls(lambda values, _: values[:, 0] @ matrix.T, matrix, np.zeros(matrix.shape[1]))
+
+    @classmethod
+    def fitted(cls, head: HeadShape, units: Units, chosen: np.ndarray) -> Transform:
+        """The basis of some units, as the store's codec has it."""
+        basis = fit_basis(head, units.values[chosen], units.is_stored[chosen])
+        return cls(basis.coefficients, head.expand(basis.directions), head.expand(basis.mean[None])[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Coding:
+    """A codec: a transform, or one a level, of units of `head.priors` priors."""
+
     name: str
-    group: str
-    encode: Callable[[np.ndarray], bytes]
-    plain: bool = True
-    rows: int = ROWS_PER_CHUNK
+    head: HeadShape
+    transforms: Sequence[Transform]
+    units_per_chunk: int
+
+    def parts(self, units: Units) -> Iterator[tuple[np.ndarray, Transform]]:
+        """Which units (n,) each transform is for."""
+        for level, transform in enumerate(self.transforms):
+            yield np.flatnonzero(units.level == level) if len(self.transforms) > 1 else slice(None), transform
+
+
+class Coded:
+    """Units along a coding's transforms, to be seen at any step."""
+
+    def __init__(self, coding: Coding, units: Units) -> None:
+        self.coding, self.units = coding, units
+        # What a capture computes once, for every set of stored priors, is computed before the clock runs.
+        self.coefficients = self._forward()
+        began = time.process_time()
+        self._forward()
+        self.seconds = time.process_time() - began
+
+    def _forward(self) -> list[np.ndarray]:
+        parts = self.coding.parts(self.units)
+        return [
+            transform.forward(self.units.values[chosen], self.units.is_stored[chosen]) for chosen, transform in parts
+        ]
+
+    @cached_property
+    def exact(self) -> list[Tensor]:
+        return groups(self.coding.head, self.units.values[self.units.is_stored])
+
+    def stored(self, step: float) -> np.ndarray:
+        """(m, P) float32 logits of the stored priors as a reader gets them."""
+        values = np.empty(self.units.values.shape, dtype=np.float32)
+        for (chosen, transform), found in zip(self.coding.parts(self.units), self.coefficients, strict=True):
+            rows, offset = transform.rows.astype(np.float32), transform.offset.astype(np.float32)
+            decoded = np.rint(found / step).astype(np.float32) * np.float32(step) @ rows + offset
+            values[chosen] = decoded.reshape(-1, *values.shape[1:])
+        return values[self.units.is_stored]
+
+    def divergence(self, step: float) -> tuple[float, float]:
+        """Mean KL(teacher || stored) of classes and of bins."""
+        pairs = zip(self.exact, groups(self.coding.head, self.stored(step)), strict=True)
+        classes, *bins = (mean_divergence(*pair, BOUND_TEMPERATURE) for pair in pairs)
+        return classes, float(np.mean(bins))
+
+    def step_of(self, bound: float, step: float = 0.1) -> float:
+        """The step at which the larger of both is the bound: it grows with the step's square."""
+        for _ in range(12):
+            found = max(self.divergence(step))
+            if abs(found / bound - 1) < BOUND_TOLERANCE:
+                break
+            step *= (bound / found) ** 0.5
+        return step
+
+    def codes(self, step: float) -> list[np.ndarray]:
+        """(J', n) int8 of every transform: columns that need a second byte have two."""
+        found = []
+        for coefficients in self.coefficients:
+            steps = np.rint(coefficients.T / step).astype(np.int32)
+            wide = np.abs(steps).max(axis=1) > 127
+            found.append(np.concatenate([(steps[wide] + 128) >> 8, steps]).astype(np.int8))
+        return found
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Teacher -> rows -> encodings -> table and plot."""
+    """Teacher -> codings -> bytes, KL and gradients of each at every bound."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     MMLogger.get_current_instance().setLevel("WARNING")
     config = load_config(arguments.config)
     teacher = FrozenTeacher.load(arguments.teacher, arguments.checkpoint)
     asked = TeacherViews(config, plan_views(config, 0), teacher, CaptureOptions())
-    patches = choose_patches(asked.plan, arguments.patches)
-    answers = list(asked.logits(asked.batches(patches)))
-    side = side_bytes(answers)
+    measured = choose_patches(asked.plan, arguments.patches)
+    fitted = choose_patches(asked.plan, arguments.fit_patches, without=measured)
+    head = HeadShape.of({"classes": config.classes, **teacher.adapter.describe()})
+    grid = teacher.adapter.grid(*asked.plan.patch_shape[0].tolist())
+    rows, others = (BlockRows.of(list(asked.logits(asked.batches(patches)))) for patches in (measured, fitted))
     students = gradient_students(config, arguments.student)
-    batches = gradient_batches(asked)
-    figures = {
-        "rows": sum(len(answer.prior_index) for answer in answers),
-        "patches": len(patches),
-        "classes": answers[0].cls_logits.shape[1],
-        "ranges": {field: [seen.low, seen.high] for field, seen in value_ranges(answers).items()},
-        "index_and_weight_bytes": side,
-        "steps": rate_curve(answers, side, students, batches, [(step, step) for step in STEPS]),
-        "bits": rate_curve(answers, side, {}, [], bit_steps(answers)),
-        "encodings": compare_encodings(answers, PRESETS["small"]["box_logits"]),
-        "encodings_fine": compare_encodings(answers, PRESETS["default"]["box_logits"]),
-        "companding": companding(answers),
-    }
+    batches = gradient_batches(asked, measured)
+    figures: dict[str, Any] = {"patches": len(measured), "priors": len(rows.weight), "classes": head.classes}
+    figures["codings"] = {}
+    for coding in codings(head, others, grid):
+        figures["codings"][coding.name] = measure(coding, rows, grid, students, batches)
+        print(json.dumps({coding.name: figures["codings"][coding.name]}), flush=True)
     out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "rate.json").write_text(json.dumps(figures, indent=2))
-    draw(figures, out / "rate.png")
-    print_tables(figures)
-    print(f"\n{out / 'rate.json'}, {out / 'rate.png'}")
+    known = json.loads(out.read_text()) if out.exists() else {}
+    out.write_text(json.dumps(rounded(known | {arguments.name: figures}), indent=1) + "\n")
 
 
-def stacked(answers: list[PatchLogits], field: str) -> Tensor:
-    return torch.cat([getattr(answer, field) for answer in answers])
+def codings(head: HeadShape, rows: BlockRows, grid: AnchorGrid) -> Iterator[Coding]:
+    """Every codec, its basis fitted on these rows."""
+    single = replace(head, priors=1)
+    logits = np.eye(head.values)
+    bins = np.zeros((sum(head.bins) - len(head.bins), head.values))
+    place = 0
+    for group in head.box_groups():
+        count = group.stop - group.start
+        bins[place : place + count - 1, head.classes + group.start : head.classes + group.stop] = cosines(count)[1:]
+        place += count - 1
+    yield Coding("single logits", single, [Transform.fixed(logits)], ROWS_PER_CHUNK)
+    yield Coding("DCT of bins", single, [Transform.fixed(np.vstack([logits[: head.classes], bins]))], ROWS_PER_CHUNK)
+    priors, cells = (Units.of(shape, rows, grid) for shape in (single, head))
+    everything = slice(None)
+    yield Coding("basis of a prior", single, [Transform.fitted(single, priors, everything)], ROWS_PER_CHUNK)
+    yield Coding("basis of a cell", head, [Transform.fitted(head, cells, everything)], CELLS_PER_CHUNK)
+    levels = [Transform.fitted(head, cells, cells.level == level) for level in range(grid.num_levels)]
+    yield Coding("basis of a cell, one a level", head, levels, CELLS_PER_CHUNK)
 
 
-def quantised(logits: Tensor, step: float) -> Tensor:
-    """Logits rounded to multiples of a step."""
-    return (logits / step).round() * step
+def cosines(count: int) -> np.ndarray:
+    """(count, count) the orthonormal discrete cosine transform."""
+    rows = np.cos(np.pi * np.arange(count)[:, None] * (np.arange(count) + 0.5) / count) * (2 / count) ** 0.5
+    rows[0] /= 2**0.5
+    return rows
 
 
-def codes_of(logits: Tensor, step: float) -> np.ndarray:
-    """(n, columns) codes from 0 on, in one byte where they fit."""
-    codes = (logits / step).round()
-    # The middle of the range in the middle of 256 codes, as the store's codecs place it.
-    codes = (codes - ((codes.min() + codes.max()) / 2).round()).flatten(1).numpy()
-    wide = codes.max() - codes.min() >= 256
-    return (codes + (32768 + 128 if wide else 128)).astype(np.uint16 if wide else np.uint8)
+def groups(head: HeadShape, values: np.ndarray) -> list[Tensor]:
+    """Class logits, and the bins of every parameter, of priors (m, P)."""
+    chosen = torch.from_numpy(values)
+    return [chosen[:, : head.classes], *(chosen[:, head.classes :][:, group] for group in head.box_groups())]
 
 
-def chunked_bytes(codes: np.ndarray, encoding: Encoding) -> int:
-    """Bytes of all chunks with what belongs to each."""
-    parts = [codes[start : start + encoding.rows] for start in range(0, len(codes), encoding.rows)]
-    return sum(len(encoding.encode(np.ascontiguousarray(part))) + CHUNK_OVERHEAD for part in parts)
-
-
-def zstd(level: int) -> Callable[[np.ndarray], bytes]:
-    return lambda codes: numcodecs.zstd.compress(codes.tobytes(), level)
-
-
-def blosc(level: int, shuffle: int) -> Callable[[np.ndarray], bytes]:
-    return numcodecs.Blosc("zstd", level, shuffle).encode
-
-
-def stored_encoding(codes: np.ndarray) -> Encoding:
-    """The one that the store uses for codes of this width."""
-    return Encoding("stored", "", zstd(5) if codes.dtype == np.uint8 else blosc(5, numcodecs.Blosc.SHUFFLE))
-
-
-def side_bytes(answers: list[PatchLogits]) -> dict[str, float]:
-    """Bytes a row of the index and of the weight in several encodings."""
-    index = np.concatenate([answer.prior_index for answer in answers])[:, None]
-    weight = np.concatenate([answer.weight for answer in answers])[:, None]
-    shuffled = Encoding("", "", blosc(5, numcodecs.Blosc.SHUFFLE))
-    bits = Encoding("", "", blosc(5, numcodecs.Blosc.BITSHUFFLE))
-    plain = Encoding("", "", zstd(5))
-    rows = len(index)
-    return {
-        "index, zstd": chunked_bytes(index, plain) / rows,
-        "index, byte shuffle": chunked_bytes(index, shuffled) / rows,
-        "index, bit shuffle": chunked_bytes(index, bits) / rows,
-        "weight float32, zstd": chunked_bytes(weight, plain) / rows,
-        "weight float32, byte shuffle": chunked_bytes(weight, shuffled) / rows,
-        "weight float16, zstd": chunked_bytes(weight.astype(np.float16), plain) / rows,
-        "weight float16, byte shuffle": chunked_bytes(weight.astype(np.float16), shuffled) / rows,
-    }
-
-
-def bit_steps(answers: list[PatchLogits]) -> list[tuple[float, float]]:
-    """Steps that spread 2^bits codes over twice the range of each field."""
-    spans = [2 * (seen.high - seen.low) for seen in value_ranges(answers).values()]
-    return [tuple(span / (2**bits - 1) for span in spans) for bits in BITS]
-
-
-def rate_curve(
-    answers: list[PatchLogits],
-    side: dict[str, float],
+def measure(
+    coding: Coding,
+    rows: BlockRows,
+    grid: AnchorGrid,
     students: dict[str, nn.Module],
-    batches: list[tuple[Tensor, Targets]],
-    steps: list[tuple[float, float]],
-) -> list[dict[str, Any]]:
-    """Bytes, KL and gradient cosine for pairs of steps (class logits, box logits)."""
-    exact = {name: [gradient(student, *batch) for batch in batches] for name, student in students.items()}
+    batches: Sequence[tuple[Tensor, BlockRows]],
+) -> dict[str, Any]:
+    """A coding at every bound."""
+    coded = Coded(coding, Units.of(coding.head, rows, grid))
+    of_batches = [Coded(coding, Units.of(coding.head, batch, grid)) for _, batch in batches]
+    exact = {name: [gradient(student, grid, *batch) for batch in batches] for name, student in students.items()}
+    side = side_bytes(coded)
     points = []
-    for pair in steps:
-        point: dict[str, Any] = {}
-        fixed = side["index, byte shuffle"] + side["weight float16, zstd"]
-        for field, step in zip(LOGIT_FIELDS, pair, strict=True):
-            logits = stacked(answers, field)
-            codes = codes_of(logits, step)
-            name = field.removesuffix("_logits")
-            error = measure_error(logits, quantised(logits, step), name)
-            point[field] = {
+    step = 0.1
+    for bound in BOUNDS:
+        step = coded.step_of(bound, step)
+        divergence = coded.divergence(step)
+        size, encoding, decoding = chunk_figures(coded, step)
+        cosine: dict[str, float] = {}
+        for name, student in students.items():
+            found = [
+                similarity(known, gradient(student, grid, images, batch, stored.stored(step)))
+                for (images, batch), stored, known in zip(batches, of_batches, exact[name], strict=True)
+            ]
+            cosine[name] = float(np.mean(found))
+        points.append(
+            {
+                "bound": bound,
                 "step": step,
-                "codes": int(codes.max()) - int(codes.min()) + 1,
-                "bytes": chunked_bytes(codes, stored_encoding(codes)) / len(codes),
-                **{key.removeprefix(f"{name}_"): value for key, value in error.items()},
+                "classes_kl": divergence[0],
+                "bins_kl": divergence[1],
+                "logit_bytes": size / len(rows.weight),
+                "bytes": size / len(rows.weight) + sum(side.values()),
+                "one_minus_cosine": {name: 1 - value for name, value in cosine.items()},
+                "encode_us": 1e6 * (coded.seconds + encoding) / len(rows.weight),
+                "decode_us": 1e6 * decoding / len(rows.weight),
             }
-        point["bytes"] = fixed + sum(point[field]["bytes"] for field in LOGIT_FIELDS)
-        point["cosine"] = {
-            name: float(
-                np.mean(
-                    [
-                        cosine(gradient(student, image, coarse(targets, pair)), known)
-                        for (image, targets), known in zip(batches, exact[name], strict=True)
-                    ]
-                )
-            )
-            for name, student in students.items()
-        }
-        points.append(point)
-    return points
+        )
+    basis = sum(transform.rows.size * 4 for transform in coding.transforms)
+    return {"side_bytes": side, "basis_bytes": basis, "points": points}
 
 
-def coarse(targets: Targets, steps: tuple[float, float]) -> Targets:
-    """Targets as a store with these steps would give them."""
-    return replace(
-        targets,
-        weight=targets.weight.half().float(),
-        cls_logits=quantised(targets.cls_logits, steps[0]),
-        box_logits=quantised(targets.box_logits, steps[1]),
-    )
+def side_bytes(coded: Coded) -> dict[str, float]:
+    """Bytes a prior of index and weight."""
+    units, per_chunk = coded.units, coded.coding.units_per_chunk
+    shuffled = numcodecs.Blosc("zstd", 5, numcodecs.Blosc.SHUFFLE).encode
+    index = sum(len(shuffled(part)) + CHUNK_OVERHEAD for part in chunks(units.index.astype(np.uint32), per_chunk))
+    weights = chunks(units.weight.astype(np.float16), per_chunk)
+    weight = sum(len(numcodecs.zstd.compress(part.tobytes(), 5)) + CHUNK_OVERHEAD for part in weights)
+    priors = np.count_nonzero(units.is_stored)
+    return {"index": index / priors, "weight": weight / priors}
+
+
+def chunk_figures(coded: Coded, step: float) -> tuple[int, float, float]:
+    """Bytes of all chunks of codes, and seconds of one core that encoding and decoding take."""
+    began = time.process_time()
+    compressed = [
+        numcodecs.zstd.compress(np.ascontiguousarray(part.T).tobytes(), COEFFICIENT_LEVEL)
+        for codes in coded.codes(step)
+        for part in chunks(codes.T, coded.coding.units_per_chunk)
+    ]
+    encoded = time.process_time()
+    for chunk in compressed:
+        numcodecs.zstd.decompress(chunk)
+    coded.stored(step)
+    return sum(len(chunk) + CHUNK_OVERHEAD for chunk in compressed), encoded - began, time.process_time() - encoded
+
+
+def chunks(values: np.ndarray, count: int) -> list[np.ndarray]:
+    return [values[start : start + count] for start in range(0, len(values), count)]
 
 
 def gradient_students(config: Config, checkpoint: str | None) -> dict[str, nn.Module]:
@@ -223,38 +304,41 @@ def gradient_students(config: Config, checkpoint: str | None) -> dict[str, nn.Mo
     return {name: student.train() for name, student in students.items()}
 
 
-def gradient_batches(asked: TeacherViews) -> list[tuple[Tensor, Targets]]:
-    """Seeded batches of views with their exact targets."""
+def gradient_batches(asked: TeacherViews, patches: Sequence[int]) -> list[tuple[Tensor, BlockRows]]:
+    """Seeded batches of views: images as the student gets them, and what the teacher says."""
     random = np.random.default_rng(0)
-    count = len(asked.plan.patch_ids)
     batches = []
     for _ in range(GRADIENT_BATCHES):
-        chosen = random.choice(count, min(VIEWS_PER_BATCH, count), replace=False)
-        views = [
-            one_view(asked.patches[int(patch)], int(random.integers(len(asked.patches.flips)))) for patch in chosen
-        ]
-        answers = [asked.ask([view])[0] for view in views]
-        images = asked.teacher.preprocess(torch.stack([view.images[0] for view in views]))
-        grid = asked.teacher.adapter.grid(*images.shape[-2:])
-        rows = Rows.of(grid, [answer.prior_index.astype(np.int64) for answer in answers])
-        values = {
-            name: stack_by_level([np.asarray(getattr(answer, name)) for answer in answers], rows.sizes)
-            for name in ("weight", *LOGIT_FIELDS)
-        }
-        targets = Targets(rows=rows, **{name: torch.from_numpy(array) for name, array in values.items()})
-        batches.append((images, targets))
+        chosen = random.choice(patches, VIEWS_PER_BATCH, replace=False).tolist()
+        views = [one_view(asked.patches[patch], int(random.integers(len(asked.plan.draws)))) for patch in chosen]
+        answers: list[PatchLogits] = [asked.ask([view])[0] for view in views]
+        images = asked.teacher.preprocess(torch.cat([view.images for view in views]))
+        batches.append((images, BlockRows.of(answers)))
     return batches
 
 
-def one_view(views: PatchViews, flip: int) -> PatchViews:
-    """A patch under one of its flips alone."""
-    one = slice(flip, flip + 1)
+def one_view(views: PatchViews, draw: int) -> PatchViews:
+    """A patch under one of its draws alone."""
+    one = slice(draw, draw + 1)
     regions = PatchRegions(views.regions.prior_index[one], views.regions.weight[one])
     return PatchViews(views.patch, views.images[one], regions)
 
 
-def gradient(student: nn.Module, images: Tensor, targets: Targets) -> Tensor:
-    """Gradient of loss_ld + loss_kd with respect to all parameters that it reaches, as one vector."""
+def gradient(
+    student: nn.Module, grid: AnchorGrid, images: Tensor, rows: BlockRows, stored: np.ndarray | None = None
+) -> Tensor:
+    """Gradient of the distillation losses with respect to all parameters that they reach, as one vector.
+
+    With the exact targets, or with stored logits (m, P) and the weights of a store.
+    """
+    index = torch.from_numpy(rows.prior_index.astype(np.int64)).split(rows.priors.tolist())
+    weight = torch.from_numpy(rows.weight)
+    cls_logits, box_logits = rows.cls_logits, rows.box_logits
+    if stored is not None:
+        weight = weight.half().float()
+        cls_logits, boxes = torch.from_numpy(stored).tensor_split([cls_logits.shape[1]], dim=1)
+        box_logits = boxes.reshape(box_logits.shape)
+    targets = Targets(cls_logits, box_logits, rows=Rows.of(grid, index), weight=weight)
     student.zero_grad()
     maps = student.bbox_head(student.extract_feat(images))
     terms = student.distillation(student.adapter.gather(maps, targets.rows), targets)
@@ -262,197 +346,29 @@ def gradient(student: nn.Module, images: Tensor, targets: Targets) -> Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in student.parameters() if parameter.grad is not None])
 
 
-def cosine(left: Tensor, right: Tensor) -> float:
+def similarity(left: Tensor, right: Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(left.double(), right.double(), dim=0))
 
 
-def compare_encodings(answers: list[PatchLogits], step: float) -> dict[str, Any]:
-    """Bytes a row and microseconds a row of both logit fields at one step, by encoding."""
-    codes = {field: codes_of(stacked(answers, field), step) for field in LOGIT_FIELDS}
-    shape = answers[0].box_logits.shape[1:]
-
-    def bins_first(part: np.ndarray) -> np.ndarray:
-        """Column after column: what Zarr's transpose codec does."""
-        return np.ascontiguousarray(part.T)
-
-    def difference(part: np.ndarray, distance: int) -> np.ndarray:
-        return np.concatenate([part[:distance], part[distance:] - part[:-distance]])
-
-    def along_bins(part: np.ndarray) -> np.ndarray:
-        if part.shape[1] != int(np.prod(shape)):
-            return np.diff(part, axis=1, prepend=np.zeros_like(part[:, :1]))
-        bins = part.reshape(-1, *shape)
-        return np.diff(bins, axis=2, prepend=np.zeros_like(bins[..., :1])).reshape(part.shape)
-
-    options = [
-        *(Encoding(f"zstd {level}", "zstd level", zstd(level)) for level in (1, 3, 5, 9, 15, 19)),
-        *(
-            Encoding(f"blosc {name}", "blosc", blosc(5, shuffle))
-            for name, shuffle in (("no shuffle", 0), ("byte shuffle", 1), ("bit shuffle", 2))
-        ),
-        Encoding("column after column, zstd 5", "layout", lambda part: zstd(5)(bins_first(part))),
-        Encoding("column after column, zstd 15", "layout", lambda part: zstd(15)(bins_first(part))),
-        *(
-            Encoding(f"{rows:,} rows a chunk, zstd 5", "chunk", zstd(5), rows=rows)
-            for rows in (512, 1024, 2048, 8192, 16384, 65536)
-        ),
-        Encoding(
-            "difference to the row before", "prediction", lambda part: zstd(5)(bins_first(difference(part, 1))), False
-        ),
-        Encoding(
-            "difference to the cell before", "prediction", lambda part: zstd(5)(bins_first(difference(part, 9))), False
-        ),
-        Encoding("difference to the bin before", "prediction", lambda part: zstd(5)(along_bins(part)), False),
-    ]
-    rows = len(codes["box_logits"])
-    found = []
-    for option in options:
-        began = time.perf_counter()
-        sizes = {field: chunked_bytes(values, option) / rows for field, values in codes.items()}
-        seconds = time.perf_counter() - began
-        found.append(
-            {
-                "name": option.name,
-                "group": option.group,
-                "plain": option.plain,
-                "bytes": sum(sizes.values()),
-                **sizes,
-                "microseconds_a_row": 1e6 * seconds / rows,
-            }
-        )
-    entropy = sum(column_entropy(values) for values in codes.values())
-    return {"step": step, "entropy_of_columns": entropy, "options": found}
-
-
-def column_entropy(codes: np.ndarray) -> float:
-    """Bytes a row of an ideal coder that knows every column's distribution and nothing else."""
-    total = 0.0
-    for column in codes.T:
-        share = np.bincount(column) / len(column)
-        share = share[share > 0]
-        total -= float((share * np.log2(share)).sum())
-    return total / 8
-
-
-def companding(answers: list[PatchLogits]) -> list[dict[str, float]]:
-    """Box logits with steps that grow with the distance from the row's maximum: KL and bytes, against even steps.
-
-    Code k stands for -(k s + c (k s)^2): not what CF attributes can say, so no plain reader could decode it.
-    """
-    logits = stacked(answers, "box_logits")
-    found = []
-    for growth in (0.0, 0.02, 0.05, 0.1):
-        for step in (0.125, 0.25, 0.5):
-            depth = -logits
-            inner = depth if not growth else ((1 + 4 * growth * depth).sqrt() - 1) / (2 * growth)
-            code = (inner / step).round()
-            decoded = -(code * step + growth * (code * step) ** 2)
-            codes = code.flatten(1).numpy().astype(np.uint8)
-            error = measure_error(logits, decoded, "box")
-            found.append(
-                {
-                    "growth": growth,
-                    "step": step,
-                    "bytes": chunked_bytes(codes, stored_encoding(codes)) / len(codes),
-                    KL_COLUMN: error[f"box_{KL_COLUMN}"],
-                }
-            )
-    return found
-
-
-def print_tables(figures: dict[str, Any]) -> None:
-    """The figures in Markdown."""
-    print(f"{figures['rows']:,} rows of {figures['patches']} patches, {figures['classes']} classes\n")
-    names = list(figures["steps"][0]["cosine"])
-    cosines = " | ".join(f"1 − cosine, {name}" for name in names)
-    print(f"| step | bytes a prior | of it classes / bins | mean KL at T = 5, classes / bins | {cosines} |")
-    print("|---:|---:|---:|---:|" + "---:|" * len(names))
-    for point in figures["steps"]:
-        classes, bins = (point[field] for field in LOGIT_FIELDS)
-        values = " | ".join(f"{1 - point['cosine'][name]:.1e}" for name in names)
-        print(
-            f"| {classes['step']:g} | {point['bytes']:.1f} | {classes['bytes']:.1f} / {bins['bytes']:.1f} | "
-            f"{classes[KL_COLUMN]:.1e} / {bins[KL_COLUMN]:.1e} | {values} |"
-        )
-    for key in ("encodings", "encodings_fine"):
-        study = figures[key]
-        print(f"\n| step {study['step']:g} | bytes of logits a prior | µs a row | any Zarr v3 reader |")
-        print("|---|---:|---:|---|")
-        print(f"| ideal coder of single columns | {study['entropy_of_columns']:.1f} | | |")
-        for option in study["options"]:
-            print(
-                f"| {option['name']} | {option['bytes']:.1f} | {option['microseconds_a_row']:.1f} | "
-                f"{'yes' if option['plain'] else 'no'} |"
-            )
-    print("\n| index and weight | bytes a prior |\n|---|---:|")
-    for name, size in figures["index_and_weight_bytes"].items():
-        print(f"| {name} | {size:.2f} |")
-
-
-def draw(figures: dict[str, Any], path: Path) -> None:
-    """Bytes against KL, bytes against the gradient's error, and the encodings at the step of `small`."""
-    figure = Figure(figsize=(17, 5.4), layout="constrained")
-    rate, gradient_panel, bars = figure.subplots(1, 3, width_ratios=[1, 1, 1.15])
-    steps = figures["steps"]
-    sizes = [point["bytes"] for point in steps]
-    presets = {PRESETS[name]["box_logits"]: name for name in ("default", "small")}
-    for field, colour in zip(LOGIT_FIELDS, ("#0072B2", "#D55E00"), strict=True):
-        label = field.replace("_", " ")
-        rate.plot(sizes, [point[field][KL_COLUMN] for point in steps], "o-", color=colour, label=f"{label}, even steps")
-        bits = figures["bits"]
-        rate.plot(
-            [point["bytes"] for point in bits],
-            [point[field][KL_COLUMN] for point in bits],
-            "s",
-            fillstyle="none",
-            color=colour,
-            label=f"{label}, 4 to 8 bits over twice the range",
-        )
-    rate.axhline(KL_TARGET, color="#555555", linestyle=":")
-    rate.axvline(BYTES_TARGET, color="#555555", linestyle=":")
-    rate.annotate("target of small", (BYTES_TARGET, KL_TARGET), (4, 4), textcoords="offset points", fontsize=9)
-    rate.set(yscale="log", xlabel="bytes a stored prior, everything", ylabel="mean KL(teacher, stored) at T = 5, nats")
-    rate.legend(frameon=False, fontsize=9)
-    for name, style in zip(steps[0]["cosine"], ("o-", "s--"), strict=False):
-        values = [1 - point["cosine"][name] for point in steps]
-        gradient_panel.plot(sizes, values, style, color="#009E73", label=f"{name} student")
-    for limit, label in ((1e-4, "0.9999: default, untrained"), (1e-3, "0.999: default, trained")):
-        gradient_panel.axhline(limit, color="#555555", linestyle=":")
-        gradient_panel.annotate(label, (max(sizes), limit), (0, 3), textcoords="offset points", ha="right", fontsize=9)
-    gradient_panel.set(yscale="log", xlabel="bytes a stored prior, everything", ylabel="1 − cosine of the gradients")
-    gradient_panel.legend(frameon=False)
-    for axes, values in ((rate, None), (gradient_panel, next(iter(steps[0]["cosine"]), None))):
-        for point in steps:
-            name = presets.get(point["box_logits"]["step"])
-            if name:
-                height = point["box_logits"][KL_COLUMN] if values is None else 1 - point["cosine"][values]
-                axes.annotate(name, (point["bytes"], height), (6, -12), textcoords="offset points", weight="bold")
-    options = figures["encodings"]["options"][::-1]
-    colours = ["#56B4E9" if option["plain"] else "#CCCCCC" for option in options]
-    drawn = bars.barh([option["name"] for option in options], [option["bytes"] for option in options], color=colours)
-    bars.bar_label(drawn, [f"{option['bytes']:.1f}" for option in options], padding=3, fontsize=9)
-    bars.axvline(figures["encodings"]["entropy_of_columns"], color="black", linestyle="--", linewidth=1)
-    bars.set(
-        title=f"Logits at step {figures['encodings']['step']:g} (grey: needs code of its own)\n"
-        "dashed: ideal coder of single columns",
-        xlabel="bytes of logits a prior",
-    )
-    bars.margins(x=0.12)
-    for axes in (rate, gradient_panel, bars):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+def rounded(value: Any) -> Any:
+    """Numbers to four digits, so that the file stays small."""
+    if isinstance(value, dict):
+        return {name: rounded(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.rate", description="Rate and distortion of a trained teacher's logits."
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rate", description="Rate and distortion of a teacher.")
+    parser.add_argument("--name", required=True, help="of the teacher, in table and plots")
     parser.add_argument("--config", required=True, help="the student's config")
     parser.add_argument("--teacher", required=True, help="the teacher's config")
     parser.add_argument("--checkpoint", required=True, help="the trained teacher")
     parser.add_argument("--student", help="a trained student's weights, for the gradient at the end of training")
-    parser.add_argument("--patches", type=int, default=100, help="patches to ask about (default: 100)")
-    parser.add_argument("--out", default="work_dirs/rate", help="folder of the JSON and the plot")
+    parser.add_argument("--patches", type=int, default=40, help="patches that are measured (default: 40)")
+    parser.add_argument("--fit-patches", type=int, default=120, help="others, for the bases (default: 120)")
+    parser.add_argument("--out", default="docs/rate.json", help="where the figures are added")
     return parser
 
 

@@ -1,298 +1,261 @@
-"""How long one warm record takes to read, by library: a Markdown table.
+"""How long one warm record of 10,000 stored priors takes to read, by reader and by chunk: Markdown tables.
 
     python -m benchmarks.read
 
-Records of 10,000 rows in one store: 15 classes, 5 x 9 bins, preset `default`. Every reader returns the same thing, the
-four fields with the logits decoded to float32. All are timed in one run, in turn, on views in a random order; the floor
-is a copy of the codes from a `.npy` file a field. LMDB needs its package (`uv run --with lmdb`); without it the row is
-left out.
+Made-up cells of 15 classes and 5 x 9 bins with 6 of 9 priors stored, in a store of each preset; every reader returns
+the stored fields (the planned assignment included), all in turn in one run, views in a random order. Floors: a copy of
+the fields in memory; `np.load` of each from a file without compression; and the bytes of their chunks, read at places
+known before, with zstd, checksums and the copy of the wanted rows, one after the other in one thread: what no reader
+of these files can spare. Core milliseconds are those that all threads of the process had. Making logits of codes is
+timed apart, on one core.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import platform
-import sys
+import struct
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+import numcodecs.blosc
 import numcodecs.zstd
 import numpy as np
 import zarr
 
-from cache.layout import ERROR_COLUMNS, RECORD_FIELDS
-from cache.manifest import Manifest
-from cache.plan import Plan, PlannedPatch, make_plan
-from cache.quantize import CODED_FIELDS, LOGIT_FIELDS, ValueRange, choose_codecs, codecs_of, subtract_row_max
-from cache.reader import CacheReader
-from cache.store import Store
+from benchmarks.made_up import GRID, PRIORS_PER_CELL, MadeUpTeacher, plan_cells, write_store
+from cache import layout
+from cache.layout import object_key, row_kind
+from cache.reader import CacheReader, StoredView
 from cache.view import FLIPS
-from cache.writer import CacheWriter
+from pipelines.base.files import bytes_on_disk
 
-ROWS, CLASSES, BOX_SHAPE, NUM_PRIORS = 10_000, 15, (5, 9), 196_416
-RANGES = {"cls_logits": ValueRange(-9.0, 3.0), "box_logits": ValueRange(-15.0, 0.0)}
-CODECS = choose_codecs("default", RANGES)
+CELLS = 1_667
+LEVEL_SHARES = np.asarray([0.66, 0.26, 0.06, 0.015, 0.005])
 OPENED_VIEWS = (100, 100_000)
+CHUNKS = (512, 1024, 2048, 4096)
 FUSED = "FusedCodecPipeline"
 
 Record = dict[str, np.ndarray]
-Reader = Callable[[Sequence[int]], list[Record]]
+Times = dict[str, list[tuple[float, float]]]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Store -> readers -> times -> table."""
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        plan, manifest = write_store(Path(folder) / "cache.zarr", arguments.patches)
-        readers = make_readers(Path(folder), plan, manifest)
-        check(readers, plan)
-        seconds = measure(readers, plan, arguments.repeats)
-        opening = measure_opening(Path(folder))
-    figures = {
-        "opening_ms": opening,
-        "rows": ROWS,
-        "repeats": arguments.repeats,
-        "decode_ms": 1e3 * decode_seconds(manifest),
-        "milliseconds": {
-            name: {"median": 1e3 * float(np.median(times)), "p90": 1e3 * float(np.percentile(times, 90))}
-            for name, times in seconds.items()
-        },
-    }
-    if arguments.json:
-        print(json.dumps(figures, indent=2))
-    else:
-        print_table(figures)
+    """Stores -> readers -> times -> tables."""
+    cells = (CELLS * LEVEL_SHARES).astype(np.int64)
+    cells[0] += CELLS - cells.sum()
+    plan = plan_cells([np.tile(cells, (len(FLIPS), 1))] * arguments.patches)
+    figures: dict[str, Any] = {"priors": PRIORS_PER_CELL * CELLS, "repeats": arguments.repeats}
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder = Path(name)
+        for preset in ("default", "small"):
+            teacher = MadeUpTeacher.of(preset)
+            write_store(folder / f"{preset}.zarr", plan, teacher)
+            figures[preset] = reader_figures(folder / f"{preset}.zarr", arguments.repeats)
+            figures[f"{preset}_by_chunk"] = {}
+            for count in CHUNKS:
+                path = folder / f"{preset}_{count}.zarr"
+                layout.CELLS_PER_CHUNK, kept = count, layout.CELLS_PER_CHUNK
+                write_store(path, plan, teacher)
+                figures[f"{preset}_by_chunk"][count] = chunk_figures(path, arguments.repeats)
+                layout.CELLS_PER_CHUNK = kept
+        figures["opening_ms"] = {count: opening_figures(folder / f"{count}.zarr", count) for count in OPENED_VIEWS}
+    print(json.dumps(figures, indent=2) if arguments.json else as_tables(figures))
 
 
-def write_store(path: Path, num_patches: int) -> tuple[Plan, Manifest]:
-    """A cache of made-up records that compress about as real ones do."""
-    shares = np.asarray([0.72, 0.2, 0.06, 0.015, 0.005])
-    counts = np.tile((ROWS * shares).astype(int), (len(FLIPS), 1))
-    patches = [PlannedPatch(f"P{n:04d}", bytes(32), bytes(32), (1024, 1024), counts) for n in range(num_patches)]
-    plan = make_plan(patches, FLIPS)
-    manifest = make_store_manifest(plan)
-    random = np.random.default_rng(0)
-    with CacheWriter(path, manifest, plan) as writer:
-        for block in writer.missing_blocks():
-            write_block(writer, block, random)
-    return plan, manifest
-
-
-def make_store_manifest(plan: Plan) -> Manifest:
-    """A manifest with what the layout needs."""
-    head = {"classes": [str(n) for n in range(CLASSES)], "box_parameters": list("xywha"), "num_bins": BOX_SHAPE[1]}
-    return Manifest(
-        teacher={},
-        head=head,
-        views={"flips": list(FLIPS)},
-        preprocessing={},
-        numeric={},
-        region={},
-        plan=plan.describe(),
-        codec={"preset": "default", **{name: codec.to_json() for name, codec in CODECS.items()}},
-    )
-
-
-def write_block(writer: CacheWriter, block: int, random: np.random.Generator) -> None:
-    """Made-up rows for the views of a block."""
-    counts = writer.plan.priors_per_view[writer.plan.views_of_block(block)]
-    total = int(counts.sum())
-    logits = {
-        "weight": random.uniform(0.05, 1, total),
-        "cls_logits": random.normal(-4, 1.2, (total, CLASSES)).clip(-9, 3).astype(np.float32),
-        "box_logits": subtract_row_max(random.normal(-3, 1.5, (total, *BOX_SHAPE)).clip(-8, 6).astype(np.float32)),
-    }
-    index = [np.sort(random.choice(NUM_PRIORS, int(count), replace=False)) for count in counts]
-    fields = {name: CODECS[name].encode(values).astype(CODECS[name].dtype) for name, values in logits.items()}
-    fields["prior_index"] = np.concatenate(index).astype(np.uint32)
-    writer.write(block, fields, np.zeros(len(ERROR_COLUMNS)))
-
-
-def make_readers(folder: Path, plan: Plan, manifest: Manifest) -> dict[str, Reader]:
-    """Every way of reading, by the name that the table shows."""
-    path = folder / "cache.zarr"
-    codecs = codecs_of(manifest.codec)
+def reader_figures(path: Path, repeats: int) -> dict[str, Any]:
+    """All readers of one store, and decoding."""
     cache = CacheReader(path)
-    views = [plan.view(index) for index in range(plan.num_views)]
+    found = stored_views(cache)
+    readers = make_readers(cache, found)
+    for stored in found:
+        # This warms them as well.
+        records = {name: reader(stored) for name, reader in readers.items()}
+        for name, record in records.items():
+            for field in cache.store.names.record:
+                assert np.array_equal(record[field], records["copy in memory"][field]), f"{name}: {field} differs"
+    readers["`CacheReader.read_found`"] = cache.read_found
+    record = cache.read_found(found[0])
+    decoders = {
+        "cells to logits": lambda _: cache.codec.decode(record.coefficients),
+        "record to its stored priors' logits": lambda _: record.decode(cache.codec, cache.head),
+    }
+    return {
+        "readers": milliseconds(in_turn(readers, found, repeats)),
+        "decoding": milliseconds(in_turn(decoders, found, max(10, repeats // 5))),
+    }
 
-    def decoded(codes: Record) -> Record:
-        return {
-            "prior_index": codes["prior_index"].astype(np.int64),
-            **{name: codecs[name].decode(codes[name]) for name in CODED_FIELDS},
-        }
 
-    def through_cache_reader(indices: Sequence[int]) -> list[Record]:
-        records = [cache.read(views[index].patch_id, views[index].draw) for index in indices]
-        return [{name: getattr(record, name) for name in RECORD_FIELDS} for record in records]
+def stored_views(cache: CacheReader) -> list[StoredView]:
+    views = [cache.plan.view(index) for index in range(cache.plan.num_views)]
+    return [cache.find(view.patch_id, view.draw) for view in views]
 
-    def through_zarr(arrays: dict[str, Any]) -> Reader:
-        def codes(index: int) -> Record:
-            block, rows = int(plan.block[index]), slice(int(plan.row_start[index]), int(plan.row_stop[index]))
-            return {name: np.asarray(array[block, rows]) for name, array in arrays.items()}
 
-        return lambda indices: [decoded(codes(index)) for index in indices]
+def make_readers(cache: CacheReader, found: list[StoredView]) -> dict[str, Callable[[StoredView], Record]]:
+    """Every way to get the fields of a view, by the name that the table shows."""
+    floor = KnownChunks(cache)
+    fields = {stored.index: floor.read(stored) for stored in found}
+    folder = Path(cache.path)
+    for index, record in fields.items():
+        for name, values in record.items():
+            np.save(folder / f"{name}_{index}.npy", values)
 
-    readers: dict[str, Reader] = {
-        "raw copy (`np.load`)": _raw_copies(folder / "raw", plan, path, decoded),
-        "TensorStore, `CacheReader.read`": through_cache_reader,
-        "zarr-python, default": through_zarr(_zarr_arrays(path)),
+    def through_zarr() -> Callable[[StoredView], Record]:
+        arrays = {name: zarr.open_array(folder / name, mode="r") for name in cache.store.names.record}
+        return lambda stored: {name: np.asarray(array[floor.place(name, stored)]) for name, array in arrays.items()}
+
+    cache.read_found(found[0])
+    readers = {
+        "copy in memory": lambda stored: {name: values.copy() for name, values in fields[stored.index].items()},
+        "`np.load`, uncompressed": lambda stored: {
+            name: np.load(folder / f"{name}_{stored.index}.npy") for name in cache.store.names.record
+        },
+        "chunks' bytes, zstd, checksum, copy": floor.read,
+        "TensorStore": lambda stored: cache._read_rows(int(cache.plan.block[stored.index]), stored),
+        "zarr-python, default": through_zarr(),
     }
     if hasattr(zarr.core.codec_pipeline, FUSED):
         with zarr.config.set({"codec_pipeline.path": f"zarr.core.codec_pipeline.{FUSED}"}):
-            readers[f"zarr-python, `{FUSED}`"] = through_zarr(_zarr_arrays(path))
-    else:
-        print(f"left out: this zarr has no {FUSED}", file=sys.stderr)
-    try:
-        readers["LMDB + zstd blobs"] = _lmdb_blobs(folder / "lmdb", plan, path, decoded)
-    except ModuleNotFoundError:
-        print("left out: LMDB (its package is not installed: uv run --with lmdb ...)", file=sys.stderr)
+            readers[f"zarr-python, `{FUSED}`"] = through_zarr()
     return readers
 
 
-def _zarr_arrays(path: Path) -> dict[str, Any]:
-    store = Store(path)
-    return {name: store.array(name) for name in RECORD_FIELDS}
+class KnownChunks:
+    """Reads the fields of a store whose shard indices it has kept."""
+
+    def __init__(self, cache: CacheReader) -> None:
+        self.cache, self.plan, self.specs = cache, cache.plan, cache.store.specs
+        self._opened: dict[tuple[str, int], tuple[int, np.ndarray]] = {}
+
+    def place(self, name: str, stored: StoredView) -> tuple[int | slice, ...]:
+        start, stop = self.plan.row_ranges[row_kind(name)]
+        rows = slice(int(start[stored.index]), int(stop[stored.index]))
+        return self.specs[name].rows_of(int(self.plan.block[stored.index]), rows)
+
+    def read(self, stored: StoredView) -> Record:
+        return {name: self._field(name, stored) for name in self.cache.store.names.record}
+
+    def _field(self, name: str, stored: StoredView) -> np.ndarray:
+        spec = self.specs[name]
+        block, rows = int(self.plan.block[stored.index]), self.place(name, stored)[spec.row_axis]
+        descriptor, index = self._shard(name, block)
+        per_chunk, axis = spec.chunks[spec.row_axis], spec.row_axis - 1
+        decompress = numcodecs.blosc.decompress if spec.byte_shuffle else numcodecs.zstd.decompress
+        parts = []
+        for chunk in range(rows.start // per_chunk, -(-rows.stop // per_chunk)):
+            offset, size = index[chunk].tolist()
+            data = os.pread(descriptor, size, offset)
+            assert google_crc32c.value(data[:-4]) == struct.unpack("<I", data[-4:])[0]
+            values = np.frombuffer(decompress(data[:-4]), spec.dtype).reshape(spec.block_shape(per_chunk))
+            wanted = slice(max(0, rows.start - chunk * per_chunk), min(per_chunk, rows.stop - chunk * per_chunk))
+            parts.append(values[(*[slice(None)] * axis, wanted)])
+        return np.concatenate(parts, axis=axis)
+
+    def _shard(self, name: str, block: int) -> tuple[int, np.ndarray]:
+        """Descriptor of a block's object, and where its chunks lie."""
+        if (name, block) not in self._opened:
+            descriptor = os.open(Path(self.cache.path) / object_key(name, block), os.O_RDONLY)
+            size = 16 * self.specs[name].chunks_per_object
+            index = os.pread(descriptor, size, os.fstat(descriptor).st_size - size - 4)
+            self._opened[name, block] = descriptor, np.frombuffer(index, "<u8").reshape(-1, 2)
+        return self._opened[name, block]
 
 
-def _stored_codes(path: Path, plan: Plan, index: int) -> Record:
-    block, rows = int(plan.block[index]), slice(int(plan.row_start[index]), int(plan.row_stop[index]))
-    return {name: np.asarray(array[block, rows]) for name, array in _zarr_arrays(path).items()}
+def chunk_figures(path: Path, repeats: int) -> dict[str, float]:
+    """Bytes of a stored prior, and milliseconds of a record."""
+    cache = CacheReader(path)
+    found = stored_views(cache)
+    for stored in found:
+        cache.read_found(stored)
+    times = milliseconds(in_turn({"read": cache.read_found}, found, repeats))["read"]
+    size = sum(bytes_on_disk(path / name) for name in cache.store.names.record)
+    return {"bytes": size / cache.plan.num_priors, **times}
 
 
-def _raw_copies(folder: Path, plan: Plan, path: Path, decoded: Callable[[Record], Record]) -> Reader:
-    """The codes of every field in a file of its own."""
-    folder.mkdir()
-    for index in range(plan.num_views):
-        for name, codes in _stored_codes(path, plan, index).items():
-            np.save(folder / f"{index}_{name}.npy", codes)
-    return lambda indices: [
-        decoded({name: np.load(folder / f"{index}_{name}.npy") for name in RECORD_FIELDS}) for index in indices
-    ]
-
-
-def _lmdb_blobs(folder: Path, plan: Plan, path: Path, decoded: Callable[[Record], Record]) -> Reader:
-    """One value a record: its four fields one after the other, zstd level 5 with a checksum."""
-    import lmdb
-
-    environment = lmdb.open(str(folder), map_size=2**32, readahead=False)
-    layouts: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
-    with environment.begin(write=True) as transaction:
-        for index in range(plan.num_views):
-            blob = io.BytesIO()
-            for name, codes in _stored_codes(path, plan, index).items():
-                layouts[name] = codes.dtype, codes.shape[1:]
-                blob.write(np.ascontiguousarray(codes).tobytes())
-            transaction.put(str(index).encode(), numcodecs.zstd.compress(blob.getvalue(), 5, checksum=True))
-
-    def codes(index: int) -> Record:
-        with environment.begin(buffers=True) as transaction:
-            blob = numcodecs.zstd.decompress(bytes(transaction.get(str(index).encode())))
-        record, offset = {}, 0
-        rows = int(plan.priors_per_view[index])
-        for name, (dtype, tail) in layouts.items():
-            count = rows * int(np.prod(tail, dtype=int))
-            record[name] = np.frombuffer(blob, dtype, count, offset).reshape(rows, *tail)
-            offset += count * dtype.itemsize
-        return record
-
-    return lambda indices: [decoded(codes(index)) for index in indices]
-
-
-def check(readers: dict[str, Reader], plan: Plan) -> None:
-    """All readers return the same record; this also warms them."""
-    for index in range(plan.num_views):
-        records = {name: reader([index])[0] for name, reader in readers.items()}
-        first = next(iter(records.values()))
-        for name, record in records.items():
-            for field in RECORD_FIELDS:
-                assert np.array_equal(record[field], first[field]), f"{name} differs in {field} of view {index}"
-
-
-def measure(readers: dict[str, Reader], plan: Plan, repeats: int) -> dict[str, list[float]]:
-    """Seconds a record, `repeats` times, readers in turn so that a busy moment hits all of them."""
+def in_turn(readers: dict[str, Callable[[Any], Any]], found: list[StoredView], repeats: int) -> Times:
+    """Seconds and core-seconds of every call; readers in turn, so that a busy moment hits all of them."""
     random = np.random.default_rng(1)
-    seconds: dict[str, list[float]] = {name: [] for name in readers}
+    times: Times = {name: [] for name in readers}
     for _ in range(repeats):
-        for name, reader in readers.items():
-            index = int(random.integers(plan.num_views))
-            began = time.perf_counter()
-            reader([index])
-            seconds[name].append(time.perf_counter() - began)
-    return seconds
+        for name, read in readers.items():
+            stored = found[int(random.integers(len(found)))]
+            cores, began = time.process_time(), time.perf_counter()
+            read(stored)
+            times[name].append((time.perf_counter() - began, time.process_time() - cores))
+    return times
 
 
-def measure_opening(folder: Path) -> dict[str, dict[str, float]]:
-    """Milliseconds to open a store, and from there to its first record, by its number of views; medians."""
-    found = {}
-    for views in OPENED_VIEWS:
-        counts = np.full((len(FLIPS), 1), 10)
-        patches = [
-            PlannedPatch(f"P{n:06d}", bytes(32), bytes(32), (64, 64), counts) for n in range(views // len(FLIPS))
-        ]
-        plan = make_plan(patches, FLIPS)
-        path = folder / f"{views}.zarr"
-        with CacheWriter(path, make_store_manifest(plan), plan) as writer:
-            write_block(writer, 0, np.random.default_rng(0))
-        view = plan.view(int(plan.views_of_block(0)[0]))
-        times = []
-        for _ in range(20):
-            began = time.perf_counter()
-            reader = CacheReader(path)
-            opened = time.perf_counter()
-            reader.read(view.patch_id, view.draw)
-            times.append((opened - began, time.perf_counter() - opened))
-        opening, first = np.median(times, axis=0)
-        found[f"{views:,} views"] = {"open": 1e3 * float(opening), "first_record": 1e3 * float(first)}
-    return found
+def milliseconds(times: Times) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            "median": 1e3 * float(np.median([wall for wall, _ in pairs])),
+            "p10": 1e3 * float(np.percentile([wall for wall, _ in pairs], 10)),
+            "p90": 1e3 * float(np.percentile([wall for wall, _ in pairs], 90)),
+            "core": 1e3 * float(np.median([core for _, core in pairs])),
+        }
+        for name, pairs in times.items()
+    }
 
 
-def decode_seconds(manifest: Manifest) -> float:
-    """Median time of turning one record's codes into float32: a part of every row of the table."""
-    codecs = codecs_of(manifest.codec)
-    shapes = {"cls_logits": (ROWS, CLASSES), "box_logits": (ROWS, *BOX_SHAPE)}
-    codes = {name: np.zeros(shape, codecs[name].dtype) for name, shape in shapes.items()}
+def opening_figures(path: Path, views: int) -> dict[str, float]:
+    """Milliseconds to open a store, and from there to its first record; medians."""
+    few = np.full((len(FLIPS), GRID.num_levels), 1)
+    plan = plan_cells([few] * (views // len(FLIPS)))
+    write_store(path, plan, MadeUpTeacher.of("small"), blocks=1)
+    view = plan.view(int(plan.views_of_block(0)[0]))
     times = []
-    for _ in range(50):
+    for _ in range(20):
         began = time.perf_counter()
-        for name in LOGIT_FIELDS:
-            codecs[name].decode(codes[name])
-        times.append(time.perf_counter() - began)
-    return float(np.median(times))
+        reader = CacheReader(path)
+        opened = time.perf_counter()
+        reader.read_found(reader.find(view.patch_id, view.draw))
+        times.append((opened - began, time.perf_counter() - opened))
+    opening, first = np.median(times, axis=0)
+    return {"open": 1e3 * float(opening), "first_record": 1e3 * float(first)}
 
 
-def print_table(figures: dict[str, Any]) -> None:
-    """Fastest first."""
-    times = figures["milliseconds"]
-    floor = next(iter(times.values()))["median"]
-    slowest = times["zarr-python, default"]["median"]
-    print("| reader | median, ms | 90th percentile, ms | x raw copy | x faster than zarr-python's default |")
-    print("|---|---:|---:|---:|---:|")
-    for name, entry in sorted(times.items(), key=lambda item: item[1]["median"]):
-        median = entry["median"]
-        print(f"| {name} | {median:.2f} | {entry['p90']:.2f} | {median / floor:.1f} | {slowest / median:.1f} |")
-    print("\n| store | open, ms | then the first record, ms |\n|---|---:|---:|")
-    for name, entry in figures["opening_ms"].items():
-        print(f"| {name} | {entry['open']:.1f} | {entry['first_record']:.1f} |")
-    print(
-        f"\n{figures['rows']:,} rows a record, {figures['repeats']} repeats, warm; decoding to float32 takes "
-        f"{figures['decode_ms']:.2f} ms of every row. {len(os.sched_getaffinity(0))} cores, Python "
-        f"{platform.python_version()}, zarr {version('zarr')}, tensorstore {version('tensorstore')}."
-    )
+def as_tables(figures: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = []
+    for preset in ("default", "small"):
+        for kind in ("readers", "decoding"):
+            times = figures[preset][kind]
+            lines += ["", f"| `{preset}`, {kind} | median, ms | p10 to p90 | core ms |", "|---|---:|---:|---:|"]
+            lines += [
+                f"| {name} | {entry['median']:.2f} | {entry['p10']:.2f} to {entry['p90']:.2f} | {entry['core']:.2f} |"
+                for name, entry in times.items()
+            ]
+    lines += ["", "| cells a chunk | `default`, bytes a prior | ms / core ms | `small`, bytes a prior | ms / core ms |"]
+    lines += ["|---:|---:|---:|---:|---:|"]
+    for count in CHUNKS:
+        pair = [figures[f"{preset}_by_chunk"][count] for preset in ("default", "small")]
+        cells = " | ".join(f"{one['bytes']:.2f} | {one['median']:.2f} / {one['core']:.2f}" for one in pair)
+        lines.append(f"| {count:,} | {cells} |")
+    lines += ["", "| store | open, ms | then the first record, ms |", "|---|---:|---:|"]
+    for count, entry in figures["opening_ms"].items():
+        lines.append(f"| {count:,} views | {entry['open']:.1f} | {entry['first_record']:.1f} |")
+    lines += [
+        "",
+        f"{figures['priors']:,} priors a record, {figures['repeats']} repeats, warm; {len(os.sched_getaffinity(0))} "
+        f"cores, Python {platform.python_version()}, zarr {version('zarr')}, tensorstore {version('tensorstore')}.",
+    ]
+    return "\n".join(lines)
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.read", description="Time one warm record by library; prints a Markdown table."
+        prog="python -m benchmarks.read", description="Time one warm record by reader and by chunk."
     )
-    parser.add_argument("--patches", type=int, default=4, help="patches of the store, four views each (default: 4)")
+    parser.add_argument("--patches", type=int, default=16, help="patches of the store, four views each (default: 16)")
     parser.add_argument("--repeats", type=int, default=100, help="reads of every reader (default: 100)")
-    parser.add_argument("--folder", help="where the store is written for the run (default: the system's)")
+    parser.add_argument("--folder", help="where the stores are written for the run (default: the system's)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
 

@@ -27,7 +27,7 @@ from pipelines.capture.views import TrainingViews
 def main(arguments: argparse.Namespace) -> None:
     """Patches -> milliseconds and bytes of both ways."""
     torch.set_num_threads(1)
-    views = TrainingViews(load_config(arguments.config, arguments.cfg_options), pixels=True)
+    views = TrainingViews(load_config(arguments.config, arguments.cfg_options))
     count = min(arguments.patches, len(views.patch_ids))
     chosen = np.random.default_rng(0).choice(views.patch_ids, count, replace=False).tolist()
     kept = KeptRegions()
@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
     with progress("regions", count, "patches") as advance:
         for patch_id in chosen:
             now = time.perf_counter()
-            samples = [views.sample(patch_id, flip) for flip in views.flips]
+            samples = views.samples(patch_id)
             now = timed("load and draw the views", now)
             found = [views.region(sample) for sample in samples]
             now = timed("find their regions", now)

@@ -4,8 +4,8 @@
 
 9,734 patches under four flips, their row counts drawn from the percentiles that were measured on real labels
 (docs/benchmarks.md), planned with `make_plan` and written with `CacheWriter`. Two stores are made one after the other.
-`shape` holds all views, its rows repeat every few hundred, so that 86 GB of codes take a few GB of disk: what depends
-on counts is measured there. `bytes` holds a few blocks whose rows do not repeat and take as many bytes as real ones:
+`shape` holds all views, its cells repeat every few hundred, so that 60 GB of codes take a few GB of disk: what depends
+on counts is measured there. `bytes` holds a few blocks whose cells do not repeat and take as many bytes as real ones:
 rates are measured there. Every stage runs in a process of its own, so that its peak of memory is its own.
 """
 
@@ -20,18 +20,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.read import CLASSES, make_store_manifest
-from cache.grid import AnchorGrid
+from benchmarks.made_up import GRID, PRIORS_PER_CELL, MadeUpTeacher, block_fields, plan_cells
+from cache.cells import CellCodec
 from cache.layout import ERROR_COLUMNS
-from cache.plan import Plan, PlannedPatch, make_plan
-from cache.quantize import CODED_FIELDS, FieldCodec
 from cache.reader import CacheReader
 from cache.store import Store
 from cache.verify import verify_block, verify_metadata
@@ -52,20 +49,12 @@ TRAIN_MEAN = 12_600
 LEVEL_SHARES = np.asarray([11_641, 4_632, 1_095, 205, 9]) / 17_582
 # Regions of the four flips differ by a few per cent.
 FLIP_SPREAD = 0.04
-GRID = AnchorGrid.retina(1024, 1024)
 
-# Spread of the made-up logits: rows take 40 to 45 bytes at step 1/16, as those of trained teachers do.
-LOGIT_SPREAD = 0.6
-CODECS = {
-    "weight": FieldCodec("float16"),
-    "cls_logits": FieldCodec("uint16", 1 / 16, -2048 / 16),
-    "box_logits": FieldCodec("uint16", 1 / 16, -4095 / 16),
-}
-BOX_SHAPE = (5, 9)
-ROW_CODE_BYTES = 4 + 2 + 2 * (CLASSES + BOX_SHAPE[0] * BOX_SHAPE[1])
-# Bytes of a row: before compression, and as measured on trained teachers (demo and real crops, docs/benchmarks.md).
-RAW_ROW_BYTES = {"exact": 8 + 4 * 60, "half": 6 + 2 * 60}
-STORED_ROW_BYTES = {"default": (38.9, 45.1), "small": (25.4, 25.8)}
+PRESET = "default"
+# Bytes of a prior of 15 classes and 5 x 9 bins as floats, and as measured on teachers with a 256-channel head: the
+# demo's and one of real crops (docs/benchmarks.md).
+FLOAT_BYTES = {"exact": 8 + 4 * 60, "half": 6 + 2 * 60}
+STORED_BYTES = {"default": (26.8, 26.8), "small": (10.6, 10.6)}
 
 # Twice what the stores take with the defaults.
 NEEDED_BYTES = 12e9
@@ -75,6 +64,8 @@ ASSUMED_RATES = (50, 100, 200)
 ASSUMED_GPUS = (1, 4, 8)
 # Loading, regions and assignment of a view, core-seconds an object (docs/benchmarks.md), and objects a patch.
 OBJECT_SECONDS, OBJECTS_PER_PATCH = 0.005, 14
+# Core-seconds of a prior: coefficients, codes, and logits again; their errors are measured where the teacher is.
+ENCODE_SECONDS = 3.3e-6
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -129,9 +120,9 @@ def nothing() -> dict[str, Any]:
 
 def plan_figures(num_patches: int, mean_rows: int) -> dict[str, Any]:
     """The layout of all views."""
-    patches = draw_patches(num_patches, mean_rows)
+    cells = draw_cells(num_patches, mean_rows)
     began = time.perf_counter()
-    plan = make_plan(patches, FLIPS)
+    plan = plan_cells(cells)
     seconds = time.perf_counter() - began
     rows, blocks = plan.priors_per_view, plan.priors_per_block
     return {
@@ -144,45 +135,38 @@ def plan_figures(num_patches: int, mean_rows: int) -> dict[str, Any]:
     }
 
 
-def draw_patches(num_patches: int, mean_rows: int) -> list[PlannedPatch]:
-    """Patches whose row counts follow the measured percentiles, scaled to another mean."""
+def draw_cells(num_patches: int, mean_rows: int) -> np.ndarray:
+    """(P, F, L) cells with stored priors: patches follow the measured percentiles, scaled to another mean."""
     random = np.random.default_rng(0)
     of_patch = np.interp(random.uniform(0, 100, num_patches), PERCENTS, ROWS_AT_PERCENT) * mean_rows / SAMPLE_MEAN
     spread = random.uniform(1 - FLIP_SPREAD, 1 + FLIP_SPREAD, (num_patches, len(FLIPS), 1))
-    counts = (of_patch[:, None, None] * spread * LEVEL_SHARES).astype(np.int64).clip(max=GRID.level_sizes)
-    return [
-        PlannedPatch(f"P{number:05d}__1024__0___0", random.bytes(32), random.bytes(32), (1024, 1024), of_flips)
-        for number, of_flips in enumerate(counts)
-    ]
+    cells = of_patch[:, None, None] * spread * LEVEL_SHARES / PRIORS_PER_CELL
+    return cells.round().astype(np.int64).clip(max=np.asarray(GRID.level_sizes) // GRID.anchors_per_cell)
 
 
 def write_store(path: Path, num_patches: int, mean_rows: int, period: int) -> dict[str, Any]:
-    """Write a whole store of made-up rows that repeat after `period`; making them is not timed."""
-    plan = make_plan(draw_patches(num_patches, mean_rows), FLIPS)
-    manifest = make_store_manifest(plan)
-    grid = {name: GRID.to_json()[name] for name in ("strides", "ratios", "scales")}
-    manifest = replace(
-        manifest,
-        codec={**manifest.codec, **{name: codec.to_json() for name, codec in CODECS.items()}},
-        head={**manifest.head, "grid": grid},
-    )
-    pool = row_pool(period, int(plan.priors_per_block.max()))
+    """Write a whole store of made-up cells that repeat after `period`; making them is not timed."""
+    plan = plan_cells(draw_cells(num_patches, mean_rows))
+    teacher = MadeUpTeacher.of(PRESET)
+    pool = code_pool(teacher, period, int(plan.rows_per_block().max()))
     began = time.perf_counter()
-    writer = CacheWriter(path, manifest, plan)
+    writer = CacheWriter(path, teacher.manifest(plan), plan, teacher.codec)
     layout_seconds = time.perf_counter() - began
     write_seconds = write_core_seconds = 0.0
     with writer:
         for block in writer.missing_blocks():
-            fields = block_rows(plan, block, pool, period)
+            # Another part of the pool for every block.
+            begin = 97 * block % period
+            fields = block_fields(plan, block, pool[:, begin : begin + int(plan.rows_per_block()[block])])
             began, cpu = time.perf_counter(), time.process_time()
-            writer.write(block, fields, np.zeros(len(ERROR_COLUMNS)))
+            writer.write(block, fields, dict.fromkeys(ERROR_COLUMNS, 0.0))
             write_seconds += time.perf_counter() - began
             write_core_seconds += time.process_time() - cpu
     return {
         "views": plan.num_views,
         "blocks": plan.num_blocks,
         "rows": plan.num_priors,
-        "code_bytes": plan.num_priors * ROW_CODE_BYTES,
+        "code_bytes": int(plan.rows_per_block().sum()) * cell_bytes(teacher.codec),
         "disk_bytes": bytes_on_disk(path),
         "objects": sum(file.is_file() for file in path.rglob("*")),
         "layout_seconds": layout_seconds,
@@ -191,41 +175,15 @@ def write_store(path: Path, num_patches: int, mean_rows: int, period: int) -> di
     }
 
 
-def row_pool(period: int, rows: int) -> dict[str, np.ndarray]:
-    """Codes of `period` made-up rows, one after the other until a block can begin anywhere in the first of them."""
-    random = np.random.default_rng(1)
-
-    def codes(name: str, mean: float, *shape: int) -> np.ndarray:
-        values = random.normal(mean, LOGIT_SPREAD, (period, *shape)).astype(np.float32)
-        return CODECS[name].encode(values.clip(max=0)).astype(CODECS[name].dtype)
-
-    distinct = {
-        "weight": random.uniform(0.05, 1, period).astype(np.float16),
-        "cls_logits": codes("cls_logits", -4, CLASSES),
-        "box_logits": codes("box_logits", -3, *BOX_SHAPE),
-    }
-    assert set(distinct) == set(CODED_FIELDS)
-    times = -(-(rows + period) // period)
-    return {name: np.tile(values, (times, *[1] * (values.ndim - 1))) for name, values in distinct.items()}
+def cell_bytes(codec: CellCodec) -> int:
+    """Bytes of a cell before compression: codes, weights, index."""
+    return codec.columns + 2 * GRID.anchors_per_cell + 4
 
 
-def block_rows(plan: Plan, block: int, pool: dict[str, np.ndarray], period: int) -> dict[str, np.ndarray]:
-    """The rows of a block: another part of the pool for every block, whole cells of priors as in real regions."""
-    random = np.random.default_rng([2, block])
-    begin = 97 * block % period
-    end = begin + int(plan.priors_per_block[block])
-    index = [view_priors(random, plan.level_counts[view]) for view in plan.views_of_block(block)]
-    return {"prior_index": np.concatenate(index), **{name: values[begin:end] for name, values in pool.items()}}
-
-
-def view_priors(random: np.random.Generator, counts: np.ndarray) -> np.ndarray:
-    """(n,) uint32 rising indices, all anchors of cells drawn on every level."""
-    found = []
-    for offset, (height, width), count in zip(GRID.level_offsets, GRID.feature_sizes, counts.tolist(), strict=False):
-        cells = random.choice(height * width, -(-count // GRID.anchors_per_cell), replace=False)
-        priors = np.sort(cells)[:, None] * GRID.anchors_per_cell + np.arange(GRID.anchors_per_cell)
-        found.append(offset + priors.ravel()[:count])
-    return np.concatenate(found).astype(np.uint32)
+def code_pool(teacher: MadeUpTeacher, period: int, cells: int) -> np.ndarray:
+    """Codes of `period` made-up cells, one after the other until a block can begin anywhere in the first of them."""
+    distinct = teacher.codes(period, np.random.default_rng(1))
+    return np.tile(distinct, -(-(cells + period) // period))
 
 
 def opening(path: Path) -> dict[str, Any]:
@@ -243,7 +201,7 @@ def opening(path: Path) -> dict[str, Any]:
     plan_seconds = time.perf_counter() - began
     view = plan.view(0)
     began = time.perf_counter()
-    reader.read(view.patch_id, view.draw)
+    reader.read_found(reader.find(view.patch_id, view.draw))
     return {
         "first_ms": 1e3 * first,
         "again_ms": 1e3 * float(np.median(again)),
@@ -259,24 +217,25 @@ def start_of_a_student(path: Path) -> dict[str, Any]:
 
 
 def random_reads(path: Path, count: int, warm: bool) -> dict[str, Any]:
-    """Records of views in a random order; the first time from disk, or from the page cache after one round."""
+    """Records, as codes, of views in a random order: the first time from disk, or later from the page cache."""
     reader = CacheReader(path)
     plan = reader.plan
     views = np.random.default_rng(3).choice(plan.num_views, min(count, plan.num_views), replace=False)
     named = [plan.view(int(view)) for view in views]
+    found = [reader.find(view.patch_id, view.draw) for view in named]
     if warm:
-        for view in named:
-            reader.read(view.patch_id, view.draw)
+        for stored in found:
+            reader.read_found(stored)
     else:
         forget(path)
     seconds = []
-    for view in named:
+    for stored in found:
         began = time.perf_counter()
-        reader.read(view.patch_id, view.draw)
+        reader.read_found(stored)
         seconds.append(time.perf_counter() - began)
     rows = plan.priors_per_view[views]
     return {
-        "records": len(named),
+        "records": len(found),
         "median_ms": 1e3 * float(np.median(seconds)),
         "p90_ms": 1e3 * float(np.percentile(seconds, 90)),
         "max_ms": 1e3 * max(seconds),
@@ -320,9 +279,9 @@ def print_figures(figures: dict[str, Any]) -> None:
         f"{plan['peak_mb']:.0f} MB (imports alone {figures['nothing']['peak_mb']:.0f} MB).\n"
     )
     print("| preset | GB |\n|---|---:|")
-    for preset, size in RAW_ROW_BYTES.items():
+    for preset, size in FLOAT_BYTES.items():
         print(f"| {preset}, before compression | {size * plan['rows'] / 1e9:.1f} |")
-    for preset, (low, high) in STORED_ROW_BYTES.items():
+    for preset, (low, high) in STORED_BYTES.items():
         print(f"| {preset} | {low * plan['rows'] / 1e9:.1f} to {high * plan['rows'] / 1e9:.1f} |")
     stores = {name: figures[name] for name in ("small", "shape", "bytes")}
     print("\n| | " + " | ".join(f"`{name}`" for name in stores) + " |\n|---" + "|---:" * len(stores) + "|")
@@ -379,14 +338,15 @@ def print_prediction(plan: dict[str, Any], store: dict[str, Any]) -> None:
     rows = plan["rows_per_view"]["mean"]
     disk_bytes = store["write"]["disk_bytes"] / store["write"]["rows"]
     core_seconds = store["write"]["write_core_seconds"] / store["write"]["rows"]
-    print("| GPUs | views/s a GPU (assumed) | capture, min | MB/s to disk | cores that write | cores that load |")
-    print("|---:|---:|---:|---:|---:|---:|")
+    print("| GPUs | views/s a GPU (assumed) | capture, min | MB/s to disk | cores that encode / write / load |")
+    print("|---:|---:|---:|---:|---|")
     for gpus in ASSUMED_GPUS:
         for rate in ASSUMED_RATES:
             views = gpus * rate
             print(
                 f"| {gpus} | {rate} | {plan['views'] / views / 60:.1f} | {views * rows * disk_bytes / 1e6:,.0f} | "
-                f"{views * rows * core_seconds:.1f} | {views * OBJECTS_PER_PATCH * OBJECT_SECONDS:.0f} |"
+                f"{views * rows * ENCODE_SECONDS:.1f} / {views * rows * core_seconds:.1f} / "
+                f"{views * OBJECTS_PER_PATCH * OBJECT_SECONDS:.1f} |"
             )
 
 

@@ -141,21 +141,28 @@ class Basis:
         return Predictor(self.head, (self.directions.T * self.variance) @ self.directions)
 
     @cached_property
-    def _projections(self) -> dict[bytes, np.ndarray]:
+    def _projections(self) -> dict[bytes, tuple[np.ndarray, np.ndarray]]:
         return {}
 
     def coefficients(self, values: np.ndarray, is_stored: np.ndarray) -> np.ndarray:
         """(n, N) float64 coefficients of cells (n, A, P), of whose priors those of (n, A) are stored."""
-        away = self.head.reduce(values) - self.mean
         found = np.empty((len(values), len(self.directions)))
         for cells, known in self.head.by_stored_priors(is_stored):
             key = known.tobytes()
             if key not in self._projections:
-                # Completion and change of basis in one product.
-                there = self.directions[:, known] + self.directions[:, ~known] @ self._predictor.weights(known)
-                self._projections[key] = there.T.copy()
-            found[cells] = away[np.ix_(cells, known)] @ self._projections[key]
+                self._projections[key] = self._projection(known)
+            projection, of_mean = self._projections[key]
+            stored = known[:: len(self.head.reduction[0])]
+            logits = values[np.ix_(cells, stored)].reshape(len(cells), -1).astype(np.float64)
+            found[cells] = logits @ projection - of_mean
         return found
+
+    def _projection(self, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """From the logits of the stored priors to coefficients, in one product; and what the mean gives."""
+        there = self.directions[:, known] + self.directions[:, ~known] @ self._predictor.weights(known)
+        forth = self.head.reduction[0]
+        projection = there.reshape(len(there), -1, len(forth)) @ forth
+        return projection.reshape(len(there), -1).T.copy(), there @ self.mean[known]
 
 
 class Predictor:
