@@ -81,6 +81,7 @@ def train(config: Config) -> None:
     forget_run_record(Path(runner.work_dir))
     runner.register_hook(watch)
     runner.register_hook(watch.gpu_memory)
+    runner.register_hook(watch.loader_memory)
     runner.train()
     write_run_record(config, runner, watch)
 
