@@ -25,8 +25,9 @@ from cache.store import Store
 from cache.writer import CacheWriter, Part
 from distill.settings import read_config
 from pipelines.base.arguments import add_config, add_json, make_command_parser, options_of
-from pipelines.base.command import run_command, say
+from pipelines.base.command import run_command, say, tell_next
 from pipelines.base.files import bytes_on_disk
+from pipelines.base.invocation import make
 from pipelines.base.ready import require_keys, require_training_images
 from pipelines.base.stores import tell_store
 from pipelines.capture.options import (
@@ -99,6 +100,8 @@ def main(arguments: argparse.Namespace) -> None:
         print_capture(figures)
     else:
         print(json.dumps(figures, indent=2))
+    if not figures["blocks_missing"]:
+        tell_next(make("distill"))
 
 
 def tell_capture(path: Location, pair: Mapping[str, Any], checkpoint: str) -> None:
