@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,10 @@ LEARNING_RATE = 1e-6
 
 @dataclass(frozen=True)
 class Project:
-    """A cached student's config whose pipeline reads a complete cache, and where it all comes from."""
+    """A cached student's config whose pipeline reads a complete cache, its file, and where it all comes from."""
 
     config: Config
+    file: Path
     origin: str
 
 
@@ -68,18 +71,24 @@ def project_of_config(path: str, cache: str | None, options: Mapping[str, Any] |
     config.cache = cache or config.cache
     require_training_images(config)
     require_matching_cache(config, CacheReader(config.cache))
-    return Project(_ready(config), f"{path}, cache {config.cache}")
+    return Project(ready(config), Path(path), f"{path}, cache {config.cache}")
 
 
 def made_up_project(
-    folder: Path, model: str, size: int, patches: int, seed: int, options: Mapping[str, Any] | None
+    folder: Path,
+    model: str,
+    size: int,
+    patches: int,
+    seed: int,
+    options: Mapping[str, Any] | None,
+    device: str | None = None,
 ) -> Project:
     """Built-in scenes, an untrained teacher with seeded weights, and its cache, in `folder`."""
     path = _write_student(folder, model, f"{folder}/data/", seed)
     with path.open("a") as file:
         file.write(SCENES.format(size=size, patches=patches, seed=seed))
     prepare_dota(load_config(path), Options(dota_root=None, workers=1))
-    return _captured(path, options, f"{patches} built-in scenes, untrained teacher, {MODEL_CONFIGS[model]}")
+    return _captured(path, options, f"{patches} built-in scenes, untrained teacher, {MODEL_CONFIGS[model]}", device)
 
 
 def project_of_patches(
@@ -127,15 +136,28 @@ def capture(config: Config, cache: Path, options: CaptureOptions, device: str | 
     return fill_cache(locate(str(cache)), plan, config, engine, kept)
 
 
-def _captured(path: Path, options: Mapping[str, Any] | None, origin: str) -> Project:
+def _captured(path: Path, options: Mapping[str, Any] | None, origin: str, device: str | None = None) -> Project:
     config = load_config(path)
-    capture(config, Path(config.cache), CaptureOptions(loaders=available_cores()))
+    capture(config, Path(config.cache), CaptureOptions(loaders=available_cores()), device)
     config = load_config(path, options)
     require_matching_cache(config, CacheReader(config.cache))
-    return Project(_ready(config), origin)
+    return Project(ready(config), path, origin)
 
 
-def _ready(config: Config) -> Config:
+def copy_patches(project: Project, folder: Path, count: int) -> dict[str, str]:
+    """So many patches under names of their own, each a copy of one of a made-up project's; options of their config."""
+    source, target = Path(project.config.data_root) / "train", folder / "train"
+    images = sorted((source / "images").iterdir())
+    for part in ("images", "annfiles"):
+        (target / part).mkdir(parents=True)
+    for number, image in zip(range(count), cycle(images)):
+        name = f"C{number:04d}__{image.stem.partition('__')[2]}"
+        shutil.copyfile(image, target / "images" / f"{name}{image.suffix}")
+        shutil.copyfile(source / "annfiles" / f"{image.stem}.txt", target / "annfiles" / f"{name}.txt")
+    return {"data_root": f"{folder}/"}
+
+
+def ready(config: Config) -> Config:
     """Point the pipeline to the cache; pretrained weights would change no time."""
     point_to_cache(config)
     config.model.backbone.init_cfg = None

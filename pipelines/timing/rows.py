@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmrotate.registry import MODELS
+from torch import Tensor
 
 from distill.arithmetic import Arithmetic
 from distill.detectors import LiveDistiller
@@ -116,15 +117,16 @@ class Student:
         seen = self.row.adapt({**batch, "inputs": list(batch["inputs"]), "data_samples": samples})
         return {name: value for name, value in seen.items() if name != "load_seconds"}
 
-    def step(self, batch: Batch) -> None:
-        """One training step.
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One training step; its losses.
 
         Raises:
             ValueError: a loss that is not finite, whose step is no example of training.
         """
-        losses = self.model.train_step(batch, self.optim_wrapper)
+        losses: dict[str, Tensor] = self.model.train_step(batch, self.optim_wrapper)
         for name, value in losses.items():
             if not math.isfinite(float(value)):
                 raise ValueError(
                     f"row {self.row.name}: {name} is {float(value)}; no time of such a step means anything"
                 )
+        return losses
