@@ -57,8 +57,8 @@ def main(arguments: argparse.Namespace) -> None:
     from pipelines.base.experiment import load_config
     from pipelines.capture.cluster import open_cluster
     from pipelines.capture.engine import make_engine
-    from pipelines.capture.filling import fill_cache
     from pipelines.capture.figures import plan_figures, print_plan, print_probe
+    from pipelines.capture.filling import fill_cache
     from pipelines.capture.kept import KeptRegions
     from pipelines.capture.planning import plan_views
 

@@ -1,4 +1,4 @@
-"""How much a check does, and in which arithmetics."""
+"""How much a check does, and in which arithmetic."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ SMALL = Sizes(
 )
 
 
-# Of the arithmetics, the first and the one that has all.
+# Of all, the first and the one that has all.
 STEPS, CAPTURES = (STEP_ARITHMETICS[0], STEP_ARITHMETICS[-1]), CAPTURE_ARITHMETICS[-1:]
 
 
@@ -122,7 +122,7 @@ def test_stores_that_differ_are_found(tmp_path: Path) -> None:
         (store / "c/0").write_bytes(b"abc")
         (store / "zarr.json").write_bytes(b"{}")
     assert different_file(one, other) is None
-    (other / "c/0").write_bytes(b"abd")
+    (other / "c/0").write_bytes(b"xyz")
     assert different_file(one, other) == "c/0"
     (one / "b").touch()
     assert different_file(one, other) == "b"
