@@ -25,6 +25,7 @@ takes_compare := CONFIG DATA_ROOT TEACHER CHECKPOINT CACHE WORK_DIR ARGS
 takes_evaluate := CONFIG DATA_ROOT CHECKPOINT WORK_DIR ARGS
 takes_publish := CHECKPOINT ARGS
 takes_report := WORK_DIR ARGS
+takes_check-gpu := ARGS
 takes_bench := CONFIG CACHE ARGS
 takes_test := ARGS
 takes_stress := ARGS
@@ -61,7 +62,7 @@ train = $(if $(strip $(GPUS)),.venv/bin/torchrun --standalone --nproc-per-node $
 resumed = $(filter-out 0,$(RESUME))
 training = $(call option,--config,$(or $(2),$(if $(and $(resumed),$(WORK_DIR)),,$(1)))) $(data_root) $(call option,--work-dir,$(WORK_DIR)) $(if $(resumed),--resume)
 
-.PHONY: help setup smoke demo data teacher train plan cache-teacher verify-cache inspect-cache fetch-cache recode-cache caches config distill sweep compare evaluate publish report bench test stress lint format
+.PHONY: help setup smoke demo data teacher train plan cache-teacher verify-cache inspect-cache fetch-cache recode-cache caches config distill sweep compare evaluate publish report check-gpu bench test stress lint format
 
 help: ## this list
 	@echo "Usage: make <target> [VARIABLE=value ...]"
@@ -132,6 +133,9 @@ publish: $(READY) ## strip CHECKPOINT= to weights and meta, beside it: ARGS='--o
 
 report: $(READY) ## one HTML file about the runs in WORK_DIR= (default: all of work_dirs)
 	$(call run,report) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)
+
+check-gpu: $(READY) ## what a GPU does here: operators, cached = live, steps and captures timed; under 10 minutes
+	$(call run,check_gpu) $(ARGS)
 
 bench: $(READY) ## time a training step, plain, cached and live side by side; with CONFIG= on its patches and cache
 	$(PYTHON) -m benchmarks.step $(call option,--config,$(CONFIG)) $(call option,--cache,$(CACHE)) $(ARGS)

@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 # Of the precision of other directions: an error of the mean class logit moves no softmax.
 CLASS_MEAN_SCALE = 1 / 4
@@ -186,11 +187,13 @@ class Predictor:
         return completed
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def fit_basis(head: HeadShape, values: np.ndarray, is_stored: np.ndarray, rounds: int = 4) -> Basis:
     """The basis of cells (n, A, P) whose stored priors (n, A) are all that is looked at.
 
     Mean and covariance are estimated, what is missing is completed by them, and so on (expectation maximisation without
-    the variance of the completion, which the codes do not have either).
+    the variance of the completion, which the codes do not have either). On one thread: the order of sums decides which of
+    two directions of the same variance comes first, and a cache's bytes must not depend on the number of cores.
 
     Raises:
         ValueError: no cell.

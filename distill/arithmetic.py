@@ -73,6 +73,12 @@ def use_tf32(on: bool) -> None:
     _set_precision(*3 * ("tf32" if on else "ieee",))
 
 
+def uses_tf32() -> bool:
+    """Whether they do, in convolutions or in products of matrices."""
+    convolutions, _, products = _precision()
+    return "tf32" in (convolutions, products)
+
+
 def _precision() -> tuple[str, str, str]:
     """torch's setting for convolutions, recurrent networks and products of matrices."""
     # By their newer names: torch raises where `allow_tf32` is read after one of these was set.

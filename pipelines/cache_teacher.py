@@ -10,23 +10,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cache.codec import CodecRequest, describe_codec
-from cache.manifest import Manifest
+from cache.codec import CodecRequest
 from cache.plan import Plan
 from cache.reader import CacheReader
 from cache.storage import Location, locate
 from cache.store import Store
-from cache.writer import CacheWriter, Part
+from cache.writer import Part
 from distill.settings import read_config
 from pipelines.base.arguments import add_config, add_json, make_command_parser, options_of
-from pipelines.base.command import run_command, say
+from pipelines.base.command import run_command, say, tell_next
 from pipelines.base.files import bytes_on_disk
+from pipelines.base.invocation import make
 from pipelines.base.ready import require_keys, require_training_images
 from pipelines.base.stores import tell_store
 from pipelines.capture.options import (
@@ -38,16 +38,10 @@ from pipelines.capture.options import (
     add_teacher_arguments,
     require_teacher_of,
 )
-from pipelines.capture.resume import (
-    require_room_for,
-    require_same_numeric,
-    require_same_sections,
-    require_usable_place,
-    stored_codec,
-)
+from pipelines.capture.resume import require_same_sections, require_usable_place, stored_codec
 
 if TYPE_CHECKING:
-    from pipelines.capture.probe import Probe
+    from pipelines.capture.filling import Filled
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -58,12 +52,13 @@ def main(arguments: argparse.Namespace) -> None:
     require_teacher_of(settings, arguments)
     path, request = locate(arguments.cache or settings.cache), CodecRequest.of(settings.codec)
     require_usable_place(path, arguments.part)
-    codec = stored_codec(path, request)
+    stored_codec(path, request)
 
     from pipelines.base.experiment import load_config
     from pipelines.capture.cluster import open_cluster
     from pipelines.capture.engine import make_engine
     from pipelines.capture.figures import plan_figures, print_plan, print_probe
+    from pipelines.capture.filling import fill_cache
     from pipelines.capture.kept import KeptRegions
     from pipelines.capture.planning import plan_views
 
@@ -80,24 +75,15 @@ def main(arguments: argparse.Namespace) -> None:
         plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster, kept)
         if tell:
             print_plan(plan_figures(plan, config))
-        sections, probe = engine.describe(plan, kept, probe=codec is None)
-        require_same_numeric(path, sections)
-        if probe is not None:
-            codec = probe.codec
-            if tell:
-                print_probe(probe, plan)
-        assert codec is not None
-        manifest = Manifest(**sections, plan=plan.describe(), codec=describe_codec(request, codec))
-        require_room_for(path, probe)
-        with CacheWriter(path, manifest, plan, codec, arguments.part) as writer:
-            started = time.perf_counter()
-            written = engine.fill(writer)
-            seconds = time.perf_counter() - started
-    figures = capture_figures(path, plan, written, seconds, probe)
+        tell_probe = partial(print_probe, plan=plan) if tell else None
+        filled = fill_cache(path, plan, config, engine, kept, part=arguments.part, tell=tell_probe)
+    figures = capture_figures(path, plan, filled)
     if tell:
         print_capture(figures)
     else:
         print(json.dumps(figures, indent=2))
+    if not figures["blocks_missing"]:
+        tell_next(make("distill"))
 
 
 def tell_capture(path: Location, pair: Mapping[str, Any], checkpoint: str) -> None:
@@ -108,7 +94,7 @@ def tell_capture(path: Location, pair: Mapping[str, Any], checkpoint: str) -> No
         say(f"cache {path}, a new one; teacher {pair['teacher']['weights_sha256'][:12]} of {checkpoint}")
 
 
-def capture_figures(path: Location, plan: Plan, written: int, seconds: float, probe: Probe | None) -> dict[str, Any]:
+def capture_figures(path: Location, plan: Plan, filled: Filled) -> dict[str, Any]:
     """What the cache now holds, what this run did, and what the probe had said."""
     size = bytes_on_disk(path)
     missing = len(CacheReader(path).missing_blocks())
@@ -120,11 +106,11 @@ def capture_figures(path: Location, plan: Plan, written: int, seconds: float, pr
         "blocks_missing": missing,
         "bytes": size,
         "bytes_per_row": size / max(1, plan.num_priors),
-        "bytes_written": written,
-        "seconds": seconds,
+        "bytes_written": filled.written,
+        "seconds": filled.seconds,
     }
-    if probe is not None and not missing:
-        figures["predicted"] = {"bytes": probe.bytes, "seconds": probe.seconds}
+    if filled.probe is not None and not missing:
+        figures["predicted"] = {"bytes": filled.probe.bytes, "seconds": filled.probe.seconds}
     return figures
 
 

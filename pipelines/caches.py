@@ -50,7 +50,7 @@ def describe(place: Place) -> dict[str, Any]:
             "classes": manifest.head["classes"],
             "patches": manifest.plan["num_patches"],
             "views": manifest.plan["num_views"],
-            "rows": manifest.plan["num_rows"],
+            "rows": manifest.plan["num_priors"],
             "codec": manifest.codec["preset"],
             "bytes": bytes_on_disk(place),
             "blocks": blocks,

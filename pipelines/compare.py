@@ -17,7 +17,8 @@ from typing import Any
 
 from cache.store import Store
 from pipelines.base.arguments import add_config, add_json, add_work_dir, config_file, make_command_parser, options_of
-from pipelines.base.command import plain_console, positive_int, run_command
+from pipelines.base.command import plain_console, positive_int, run_command, tell_next
+from pipelines.base.invocation import make
 from pipelines.base.ready import require_file, require_writable
 
 
@@ -51,6 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
         print_figures(figures, options.folder)
     for problem in figures["unpaired"]:
         print(f"compare failed: {problem}", file=sys.stderr)
+    tell_next(make("report", work_dir=options.folder))
     return 1 if figures["unpaired"] else 0
 
 

@@ -17,15 +17,19 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.settings import read_config
 from pipelines.base.arguments import add_config, add_json, add_workers, make_command_parser, options_of
-from pipelines.base.command import plain_console, run_command
+from pipelines.base.command import plain_console, run_command, tell_next
+from pipelines.base.invocation import make
 from pipelines.base.table import Table
 from pipelines.prepare.coco import prepare_coco
 from pipelines.prepare.data_config import Options
 from pipelines.prepare.dota import prepare_dota
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 FORMATS = {"dota": prepare_dota, "coco": prepare_coco}
 
@@ -41,6 +45,17 @@ def main(arguments: argparse.Namespace) -> None:
     seconds = round(time.perf_counter() - started, 3)
     summary = {"data_root": config.data_root, "splits": splits, "seconds": seconds}
     print_summary(summary, outcome, as_json=arguments.json)
+    tell_next(*next_commands(config, arguments.config))
+
+
+def next_commands(config: Config, path: str) -> list[str]:
+    """What may come once the data of a config are there."""
+    teacher = config.get("teacher")
+    if teacher is None:
+        return [make("teacher", teacher=path), make("train")]
+    if not Path(teacher.checkpoint).is_file():
+        return [make("teacher", teacher=teacher.config)]
+    return [make("cache-teacher") if "cache" in config else make("train")]
 
 
 def print_summary(summary: Mapping[str, Any], outcome: str, *, as_json: bool) -> None:

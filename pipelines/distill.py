@@ -21,11 +21,12 @@ def main(arguments: argparse.Namespace) -> None:
     require_ready("distill", options, arguments.cache)
 
     from pipelines.training.match import use_cache
-    from pipelines.training.start import load_run, train
+    from pipelines.training.start import load_run, tell_evaluation, train
 
     config = load_run(options)
     use_cache(config, arguments.cache, arguments.allow)
     train(config)
+    tell_evaluation(config)
 
 
 def make_parser() -> argparse.ArgumentParser:

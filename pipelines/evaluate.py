@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 from pipelines.base.arguments import add_config, add_json, make_command_parser
-from pipelines.base.command import run_command
+from pipelines.base.command import run_command, tell_next
 from pipelines.base.config_files import config_of_run
+from pipelines.base.invocation import make
 from pipelines.base.ready import require_file, require_writable
 
 
@@ -35,6 +36,7 @@ def main(arguments: argparse.Namespace) -> None:
         legacy=arguments.legacy,
     )
     print(json.dumps(figures, indent=2) if arguments.json else as_text(figures))
+    tell_next(make("publish"))
 
 
 def as_text(figures: dict[str, float]) -> str:

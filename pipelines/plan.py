@@ -10,8 +10,8 @@ from rich.console import Console
 
 from distill.settings import read_config
 from pipelines.base.arguments import add_config, add_json, make_command_parser, options_of
-from pipelines.base.command import positive_int, run_command
-from pipelines.base.invocation import again
+from pipelines.base.command import positive_int, run_command, tell_next
+from pipelines.base.invocation import again, make
 from pipelines.base.ready import require_keys, require_training_images
 from pipelines.capture.options import (
     CaptureOptions,
@@ -65,6 +65,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     if not tell:
         print(json.dumps(figures, indent=2))
+    tell_next(make("cache-teacher"))
 
 
 def make_parser() -> argparse.ArgumentParser:

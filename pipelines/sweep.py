@@ -14,8 +14,8 @@ from functools import partial
 
 from cache.store import Store
 from pipelines.base.arguments import add_json, add_work_dir, config_file, make_command_parser
-from pipelines.base.command import plain_console, positive_int, run_command
-from pipelines.base.invocation import note
+from pipelines.base.command import plain_console, positive_int, run_command, tell_next
+from pipelines.base.invocation import again, make, note
 from pipelines.base.ready import require_writable
 
 
@@ -46,6 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
         console.print(f"Table and plot: {sweep.work_dir}/sweep.md, sweep.csv, sweep.svg", soft_wrap=True)
     for name, failure in failures.items():
         print(f"sweep failed: {name}: {failure} (all of it: {sweep.work_dir / name / OUTPUT})", file=sys.stderr)
+    tell_next(again() if failures else make("report", work_dir=sweep.work_dir))
     return 1 if failures else 0
 
 

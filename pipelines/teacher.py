@@ -21,11 +21,12 @@ def main(arguments: argparse.Namespace) -> None:
     require_ready("teacher", options)
 
     from pipelines.base.experiment import build_adapter
-    from pipelines.training.start import load_run, train
+    from pipelines.training.start import load_run, tell_evaluation, train
 
     config = load_run(options)
     build_adapter(config)
     train(config)
+    tell_evaluation(config)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -20,9 +20,11 @@ def main(arguments: argparse.Namespace) -> None:
     options = run_options(arguments)
     require_ready("train", options)
 
-    from pipelines.training.start import load_run, train
+    from pipelines.training.start import load_run, tell_evaluation, train
 
-    train(load_run(options))
+    config = load_run(options)
+    train(config)
+    tell_evaluation(config)
 
 
 def make_parser() -> argparse.ArgumentParser:

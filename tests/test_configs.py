@@ -20,7 +20,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmrotate.registry import MODELS, TRANSFORMS
 from torch import nn
 
-from cache.reader import TargetRecord
+from cache.reader import CodedRecord
 from distill.detectors import CachedDistiller, LiveDistiller
 from distill.region import box_region
 from distill.targets import ViewTargets, collate_views
@@ -146,7 +146,8 @@ def one_batch(config: Config, data_root: str, model: nn.Module) -> dict[str, Any
             )
             assigner = build_assigner(config)
             assigned = None if assigner is None else model.adapter.plan_assignment(assigner, objects, grid)
-            record = TargetRecord(prior_index, weight, *logits)
+            cls_logits, box_logits = logits
+            record = CodedRecord(prior_index, weight, cls_logits, box_logits.reshape(len(prior_index), -1))
             sample["targets"] = ViewTargets(grid, prior_index, weight, record, assigned)
     return collate_views(samples)
 

@@ -78,6 +78,11 @@ def say(line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
 
 
+def tell_next(*lines: str) -> None:
+    """Say which command comes next, or which of several may."""
+    say(f"next: {', or '.join(lines)}")
+
+
 def warn(message: str) -> None:
     """Say on standard error that something is left out or skipped."""
     print(f"warning: {printable(message)}", file=sys.stderr)

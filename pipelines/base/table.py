@@ -25,11 +25,11 @@ class Table:
         """For `rich.console.Console.print`; `[red]` in a cell is text, not markup."""
         table = rich_table.Table(title=Text(title), title_justify="left")
         for place, column in enumerate(self.columns):
-            is_label = place < self.labels
-            # Words are folded where a terminal is narrow; figures are whole.
-            table.add_column(
-                Text(column), justify="left" if is_label else "right", overflow="fold", no_wrap=not is_label
-            )
+            if place < self.labels:
+                table.add_column(Text(column), overflow="fold")
+            else:
+                # Whole figures, under a head that is no wider than it must be: what is left is for words.
+                table.add_column(Text("\n".join(column.split())), justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(*(Text(str(cell)) for cell in row))
         return table

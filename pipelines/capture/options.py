@@ -86,7 +86,9 @@ def add_teacher_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint", help="the teacher's weights (default: the student config's teacher.checkpoint)")
     parser.add_argument(
-        "--device", type=_device, help="where the teacher runs: cuda, cuda:1, cpu (default: a GPU where there is one)"
+        "--device",
+        type=device_name,
+        help="where the teacher runs: cuda:1, cpu (default: a GPU where there is one)",
     )
     parser.add_argument(
         "--threads", type=positive_int, help="threads of a teacher on the CPU (default: torch's, one a core)"
@@ -148,7 +150,7 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _device(text: str) -> str:
+def device_name(text: str) -> str:
     """An argparse type: a CPU, or one GPU."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"cpu, cuda or a GPU like cuda:1 is needed, not {text!r}")

@@ -89,7 +89,7 @@ def _set_option(component: ConfigDict, registry: Registry, name: str, value: Any
 def detector_config(config: Config) -> Config:
     """A copy whose model is the bare detector: neither teacher nor cache is needed to evaluate a student."""
     config = Config(config.to_dict())
-    for key in ("distillation", "teacher", "region"):
+    for key in ("distillation", "teacher", "region", "cache"):
         config.model.pop(key, None)
     config.model.type = DETECTOR
     config.model.backbone.pop("init_cfg", None)

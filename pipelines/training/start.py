@@ -14,12 +14,13 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from cache.manifest import require_equal
 from distill.checkpoint import use_safe_loading
-from pipelines.base.command import warn
+from pipelines.base.command import tell_next, warn
 from pipelines.base.experiment import load_config
-from pipelines.base.invocation import again
+from pipelines.base.invocation import again, given, make
 from pipelines.base.model_check import in_one_line
 from pipelines.base.ready import require_training_images
 from pipelines.base.runner import ConciseRunner
+from pipelines.training.evaluation import EVALUATION
 from pipelines.training.kind import kind_of, point_to_head
 from pipelines.training.options import RunOptions
 from pipelines.training.run_record import forget_run_record, last_checkpoint, write_run_record
@@ -81,8 +82,23 @@ def train(config: Config) -> None:
     forget_run_record(Path(runner.work_dir))
     runner.register_hook(watch)
     runner.register_hook(watch.gpu_memory)
+    runner.register_hook(watch.loader_memory)
     runner.train()
     write_run_record(config, runner, watch)
+
+
+def tell_evaluation(config: Config) -> None:
+    """Say how the trained detector is evaluated; a teacher also, how a cache of it is planned."""
+    folder = Path(config.work_dir)
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None:
+        return
+    weights = folder / checkpoint
+    # Its config lies beside it.
+    lines = [make("evaluate", config=None, data_root=None, checkpoint=weights, work_dir=folder / EVALUATION)]
+    if given("teacher") is not None:
+        lines.append(make("plan", config="<a student's config>", weights=weights))
+    tell_next(*lines)
 
 
 def require_classes_of_teacher(config: Config) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import re
-import resource
 import time
 from pathlib import Path
 from statistics import median
@@ -23,6 +22,8 @@ from distill.checkpoint import weights_digest
 from pipelines.base.files import bytes_on_disk
 from pipelines.training.kind import cache_path
 
+FIRST_STEPS = 4
+
 
 class TrainingWatch(Hook):
     """What only a running training can tell; `write_run_record` writes it down.
@@ -35,7 +36,7 @@ class TrainingWatch(Hook):
     def __init__(self, config: Config) -> None:
         # Before training, when the store is certainly the one that the student reads.
         self.cache = describe_cache(config)
-        self.gpu_memory = GpuMemory()
+        self.gpu_memory, self.loader_memory = GpuMemory(), LoaderMemory()
         self.initial_sha256 = ""
         self.resumed_at = 0
         self.seconds = 0.0
@@ -102,6 +103,26 @@ class GpuMemory(Hook):
             self.peak = max(self.peak, torch.cuda.max_memory_allocated())
 
 
+class LoaderMemory(Hook):
+    """The largest memory that a loader process has for itself; None without loader processes.
+
+    Resident memory would count what a loader shares with the process that it was forked from. Looked at every
+    `interval` steps, and after the first ones.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, interval: int = 100) -> None:
+        self.interval = interval
+        self.peak: int | None = None
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if batch_idx < FIRST_STEPS or not batch_idx % self.interval:
+            for child in multiprocessing.active_children():
+                own = _kilobytes(f"/proc/{child.pid}/smaps_rollup", "Private_Clean", "Private_Dirty")
+                self.peak = max(self.peak or 0, own or 0) or None
+
+
 def bare_model(runner: Runner) -> nn.Module:
     """The model without the wrapper that trains it on several devices."""
     model: nn.Module = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -126,21 +147,19 @@ def describe_cache(config: Config) -> dict[str, Any] | None:
 
 
 def peak_memory(watch: TrainingWatch) -> dict[str, int | None]:
-    """Largest resident bytes of this process since its start and of a loader process, and of the GPU's tensors."""
-    loaders = [_resident_peak(child.pid) for child in multiprocessing.active_children()]
-    ended = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    """Largest bytes: resident ones of this process, a loader process's own, and those of the GPU's tensors."""
     return {
-        "process_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        "loader_bytes": max([ended, *loaders]),
+        # Not the peak of getrusage, which begins with that of the process that has started this one.
+        "process_bytes": _kilobytes("/proc/self/status", "VmHWM"),
+        "loader_bytes": watch.loader_memory.peak,
         "cuda_bytes": watch.gpu_memory.peak,
     }
 
 
-def _resident_peak(pid: int | None) -> int:
+def _kilobytes(path: str, *names: str) -> int | None:
+    """The sum of some fields of a file of /proc, in bytes; None where it is not there."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        found = dict(re.findall(r"^(\w+):\s+(\d+) kB", Path(path).read_text(), flags=re.MULTILINE))
     except OSError:
-        # It ended in between, and is counted among those that have.
-        return 0
-    found = re.search(r"^VmHWM:\s+(\d+) kB", status, flags=re.MULTILINE)
-    return 1024 * int(found[1]) if found else 0
+        return None
+    return 1024 * sum(int(found.get(name, 0)) for name in names)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.base.command import run_command
 from pipelines.base.invocation import TARGETS, again, given, make, note, running
 from tests.conftest import REPOSITORY
 
@@ -209,3 +210,41 @@ def test_a_misspelt_variable_is_no_variable(line: str, said: str) -> None:
 def test_variables_of_the_environment_may_stand_on_the_line() -> None:
     line = ["make", "-n", "demo", "OMP_NUM_THREADS=1", "TRACEBACK=1", "OPS=all", "CUDA=0", "CUDA_VISIBLE_DEVICES="]
     assert subprocess.run(line, cwd=REPOSITORY, capture_output=True, check=False).returncode == 0
+
+
+def next_line(capfd) -> str:
+    (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("next: "))
+    return line.removeprefix("next: ")
+
+
+@pytest.mark.slow
+def test_every_command_names_the_next_and_that_one_runs(make_project, capfd) -> None:
+    """From data to report by what each command says; only a student's config has to be filled in."""
+    project = make_project()
+    project_of = {"<a student's config>": project.config("distill")}
+
+    def follow(line: str, *more: str) -> None:
+        command, argv = argv_of(line)
+        module = importlib.import_module(f"pipelines.{command}")
+        words = [project_of.get(word, word) for word in argv]
+        assert run_command(module.main, module.make_parser(), [*words, *more]) == 0, line
+
+    follow(f"make data CONFIG={project.config('distill')}", "--workers", "1")
+    line = next_line(capfd)
+    assert line == f"make teacher TEACHER={project.config('teacher')}"
+    follow(line)
+    evaluate, plan = next_line(capfd).split(", or ")
+    assert evaluate == (
+        f"make evaluate CHECKPOINT={project.checkpoint} WORK_DIR={project.checkpoint.parent}/evaluation"
+    )
+    follow(evaluate)
+    assert next_line(capfd) == f"make publish CHECKPOINT={project.checkpoint}"
+    follow(plan, "--loaders", "0")
+    cache = project.folder / "named.zarr"
+    follow(f"{next_line(capfd)} CACHE={cache}", "--loaders", "0")
+    line = next_line(capfd)
+    assert line == f"make distill CONFIG={project.config('distill')} CACHE={cache}"
+    follow(line)
+    follow(next_line(capfd))
+    follow(next_line(capfd))
+    assert list((project.folder / "distill").glob("distill_iter_4-*.pth"))

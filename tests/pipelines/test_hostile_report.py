@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.plan import Plan, PlannedPatch, make_plan
+from cache.plan import Plan, make_plan
 from cache.reader import CacheReader
 from cache.view import FLIPS
 from cache.writer import CacheWriter
@@ -19,7 +19,7 @@ from pipelines.base.command import printable, run_command
 from pipelines.reporting.cache_sections import cache_sections
 from pipelines.reporting.page import page
 from pipelines.reporting.work_folders import FinishedRun, Group
-from tests.cache.store_tools import HALF, small_manifest, write_blocks
+from tests.cache.store_tools import HALF, planned_patch, small_manifest, write_blocks
 from tests.pipelines.conftest import call
 
 MARKUP = ("[red]P1", "[link=file:a]P2", ":smile:", "[bold red]P4", "$x^{$")
@@ -30,10 +30,7 @@ SCRIPT = "</pre></td><script>alert(1)</script><img src=x onerror=alert(1)>'\"&"
 def plan_of(ids: tuple[str, ...]) -> Plan:
     """A plan of patches with these ids, the first ones with the most rows."""
     counts = [np.full((1, 3), 50 - 5 * place) for place in range(len(ids))]
-    patches = [
-        PlannedPatch(patch_id, bytes(32), bytes(32), (128, 128), rows)
-        for patch_id, rows in zip(ids, counts, strict=True)
-    ]
+    patches = [planned_patch(patch_id, rows) for patch_id, rows in zip(ids, counts, strict=True)]
     return make_plan(patches, FLIPS[:1], views_per_block=2)
 
 

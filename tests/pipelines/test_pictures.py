@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from cache.codec import CodecRequest
 from cache.layout import ERROR_COLUMNS
 from cache.reader import CacheReader
 from cache.writer import CacheWriter
@@ -20,18 +21,18 @@ from pipelines.reporting.pictures import draw_patch
 from pipelines.reporting.store_charts import draw_statistics
 from pipelines.reporting.store_figures import store_figures, store_statistics
 from pipelines.reporting.store_tables import store_tables
-from tests.cache.store_tools import HALF, block_fields, small_manifest, small_plan
+from tests.cache.store_tools import block_fields, small_codec, small_manifest, small_plan
 from tests.pipelines.conftest import Project
 
 
 def store(path: Path, patches: int, preset: str) -> CacheReader:
     """A store whose blocks have measured errors of many magnitudes, or none where nothing is lost."""
-    plan = small_plan(patches)
+    plan = small_plan(patches, as_cells=CodecRequest.of(preset).is_cells)
     random = np.random.default_rng(0)
-    with CacheWriter(path, small_manifest(plan, preset), plan, HALF) as writer:
+    with CacheWriter(path, small_manifest(plan, preset), plan, small_codec(preset)) as writer:
         for block in writer.missing_blocks():
             error = 10 ** random.uniform(-6, 1, len(ERROR_COLUMNS)) * (preset != "exact")
-            writer.write(block, block_fields(plan, block, preset), error)
+            writer.write(block, block_fields(plan, block, preset), dict(zip(ERROR_COLUMNS, error, strict=True)))
     return CacheReader(path)
 
 

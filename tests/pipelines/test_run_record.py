@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from pipelines import distill, train
 from pipelines.base.experiment import load_config
 from pipelines.training.evaluation import read_evaluation
 from pipelines.training.run_record import RUN_RECORD, config_digest, read_losses, read_run_record
+from pipelines.training.watch import LoaderMemory
 from tests.pipelines.conftest import Project, call
 
 
@@ -103,3 +105,36 @@ def test_a_half_written_evaluation_is_none(tmp_path) -> None:
     assert read_evaluation(tmp_path) is None
     file.write_text(text)
     assert read_evaluation(tmp_path) == {"AP": 0.25, "AP50": 0.4, "AP75": 0.1}
+
+
+def test_the_memory_of_loaders_is_their_own(project: Project, tmp_path) -> None:
+    """A forked loader shares what the training had loaded before: that is counted once, with the training."""
+    found = []
+    for loaders in (0, 1):
+        options = ["--cfg-options", f"train_dataloader.num_workers={loaders}"]
+        folder = tmp_path / str(loaders)
+        assert call(train, "--config", project.config("plain"), "--work-dir", folder, *options) == 0
+        found.append(read_run_record(folder)["peak_memory"])
+    without, with_one = found
+    assert without["loader_bytes"] is None
+    assert 1e6 < with_one["loader_bytes"] < with_one["process_bytes"] / 2
+
+
+def test_a_loaders_own_memory_is_seen() -> None:
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+
+    def load() -> None:
+        held = bytearray(b"x" * 50_000_000)
+        ready.set()
+        done.wait()
+        assert held
+
+    loader = context.Process(target=load, daemon=True)
+    loader.start()
+    ready.wait()
+    memory = LoaderMemory()
+    memory.after_train_iter(None, 0)
+    done.set()
+    loader.join()
+    assert 50e6 < memory.peak < 90e6

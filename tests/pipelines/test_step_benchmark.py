@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import step_project
-from benchmarks.step import ROWS, Student, peak_memory
-from benchmarks.step_project import made_up_project, make_loader, project_of_config, project_of_patches
-from benchmarks.step_report import paired_ratio, rank_coverage
-from benchmarks.step_stages import STAGES, StageClock
+from pipelines.timing import project as timed_project
+from pipelines.timing.project import made_up_project, make_loader, project_of_config, project_of_patches
+from pipelines.timing.ratios import paired_ratio, rank_coverage
+from pipelines.timing.rows import ROWS, Student
+from pipelines.timing.stages import STAGES, StageClock
+from pipelines.timing.steps import peak_memory
 from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import Project
 
@@ -140,7 +141,7 @@ def test_a_project_is_made_up(source: str, project: Project, tmp_path, monkeypat
     if source == "scenes":
         made = made_up_project(tmp_path, "narrow", 128, 1, 0, None)
     else:
-        monkeypatch.setitem(step_project.MODEL_CONFIGS, "narrow", project.config("distill"))
+        monkeypatch.setitem(timed_project.MODEL_CONFIGS, "narrow", project.config("distill"))
         made = project_of_patches(tmp_path, "narrow", project.folder / "data", 3, 0, None)
     loader = make_loader(made.config, (), 1, 0, seed=0)
     assert len(loader.dataset) == (1 if source == "scenes" else 3)

@@ -251,7 +251,7 @@ def test_drawn_boxes_are_the_teachers_detections(project: Project) -> None:
     """Decoded from the store, against the head's own predictions on the live maps."""
     config = load_config(project.config("distill"))
     reader = CacheReader(project.cache)
-    views = TrainingViews(config, pixels=True)
+    views = TrainingViews(config)
     teacher = FrozenTeacher.load(project.config("teacher"), project.checkpoint)
     patch_id = busy_patch(reader)
     sample = views.sample(patch_id, "vertical")

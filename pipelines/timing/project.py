@@ -1,12 +1,12 @@
-"""What the step benchmark trains on: patches, teacher and cache of a config, or made up for the run."""
+"""What is timed: patches, teacher and cache of a config, or made up for the run."""
 
 from __future__ import annotations
 
-import sys
+import shutil
 import time
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,21 @@ from mmrotate.registry import DATASETS, MODELS
 from torch.utils.data import DataLoader, Dataset
 
 from cache.reader import CacheReader
-from pipelines import cache_teacher, data
+from cache.storage import locate
+from pipelines.base.command import available_cores
 from pipelines.base.experiment import load_config, training_set
 from pipelines.base.ready import require_keys, require_training_images
+from pipelines.capture.engine import InProcess
+from pipelines.capture.filling import Filled, fill_cache
+from pipelines.capture.kept import KeptRegions
+from pipelines.capture.options import CaptureOptions, TeacherOptions
+from pipelines.capture.planning import plan_views
+from pipelines.prepare.data_config import Options
+from pipelines.prepare.dota import prepare_dota
 from pipelines.training.kind import point_to_cache
 from pipelines.training.match import require_matching_cache
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 # The GWD row, whose assignment is horizontal, and the same path with narrow models.
 MODEL_CONFIGS = {"full": "configs/distill/gwd_r18_1x_dota.py", "narrow": "configs/demo/dota_distill.py"}
 STUDENT = """
@@ -45,9 +53,10 @@ LEARNING_RATE = 1e-6
 
 @dataclass(frozen=True)
 class Project:
-    """A cached student's config whose pipeline reads a complete cache, and where it all comes from."""
+    """A cached student's config whose pipeline reads a complete cache, its file, and where it all comes from."""
 
     config: Config
+    file: Path
     origin: str
 
 
@@ -62,20 +71,24 @@ def project_of_config(path: str, cache: str | None, options: Mapping[str, Any] |
     config.cache = cache or config.cache
     require_training_images(config)
     require_matching_cache(config, CacheReader(config.cache))
-    return Project(_ready(config), f"{path}, cache {config.cache}")
+    return Project(ready(config), Path(path), f"{path}, cache {config.cache}")
 
 
 def made_up_project(
-    folder: Path, model: str, size: int, patches: int, seed: int, options: Mapping[str, Any] | None
+    folder: Path,
+    model: str,
+    size: int,
+    patches: int,
+    seed: int,
+    options: Mapping[str, Any] | None,
+    device: str | None = None,
 ) -> Project:
     """Built-in scenes, an untrained teacher with seeded weights, and its cache, in `folder`."""
     path = _write_student(folder, model, f"{folder}/data/", seed)
     with path.open("a") as file:
         file.write(SCENES.format(size=size, patches=patches, seed=seed))
-    # Standard output belongs to the benchmark's result.
-    with redirect_stdout(sys.stderr):
-        data.main(data.make_parser().parse_args(["--config", str(path), "--workers", "1"]))
-    return _capture(path, options, f"{patches} built-in scenes, untrained teacher, {MODEL_CONFIGS[model]}")
+    prepare_dota(load_config(path), Options(dota_root=None, workers=1))
+    return _captured(path, options, f"{patches} built-in scenes, untrained teacher, {MODEL_CONFIGS[model]}", device)
 
 
 def project_of_patches(
@@ -93,7 +106,7 @@ def project_of_patches(
     chosen = sorted({index * count // patches for index in range(patches)})
     with path.open("a") as file:
         file.write(f'train_dataloader["dataset"]["indices"] = {chosen}\n')
-    return _capture(path, options, f"{len(chosen)} patches of {data_root}, untrained teacher, {MODEL_CONFIGS[model]}")
+    return _captured(path, options, f"{len(chosen)} patches of {data_root}, untrained teacher, {MODEL_CONFIGS[model]}")
 
 
 def _write_student(folder: Path, model: str, data_root: str, seed: int) -> Path:
@@ -115,15 +128,36 @@ def _write_student(folder: Path, model: str, data_root: str, seed: int) -> Path:
     return path
 
 
-def _capture(path: Path, options: Mapping[str, Any] | None, origin: str) -> Project:
-    with redirect_stdout(sys.stderr):
-        cache_teacher.main(cache_teacher.make_parser().parse_args(["--config", str(path)]))
+def capture(config: Config, cache: Path, options: CaptureOptions, device: str | None = None) -> Filled:
+    """Fill a new store with the answers of the config's teacher, as `make cache-teacher` does."""
+    engine = InProcess(config, TeacherOptions(device=device), options)
+    kept = KeptRegions()
+    plan = plan_views(config, options.loaders, kept=kept)
+    return fill_cache(locate(str(cache)), plan, config, engine, kept)
+
+
+def _captured(path: Path, options: Mapping[str, Any] | None, origin: str, device: str | None = None) -> Project:
+    config = load_config(path)
+    capture(config, Path(config.cache), CaptureOptions(loaders=available_cores()), device)
     config = load_config(path, options)
     require_matching_cache(config, CacheReader(config.cache))
-    return Project(_ready(config), origin)
+    return Project(ready(config), path, origin)
 
 
-def _ready(config: Config) -> Config:
+def copy_patches(project: Project, folder: Path, count: int) -> dict[str, str]:
+    """So many patches under names of their own, each a copy of one of a made-up project's; options of their config."""
+    source, target = Path(project.config.data_root) / "train", folder / "train"
+    images = sorted((source / "images").iterdir())
+    for part in ("images", "annfiles"):
+        (target / part).mkdir(parents=True)
+    for number, image in zip(range(count), cycle(images)):
+        name = f"C{number:04d}__{image.stem.partition('__')[2]}"
+        shutil.copyfile(image, target / "images" / f"{name}{image.suffix}")
+        shutil.copyfile(source / "annfiles" / f"{image.stem}.txt", target / "annfiles" / f"{name}.txt")
+    return {"data_root": f"{folder}/"}
+
+
+def ready(config: Config) -> Config:
     """Point the pipeline to the cache; pretrained weights would change no time."""
     point_to_cache(config)
     config.model.backbone.init_cfg = None
@@ -131,7 +165,7 @@ def _ready(config: Config) -> Config:
     return config
 
 
-def make_loader(config: Config, left_out: tuple[str, ...], batch_size: int, workers: int, seed: int) -> DataLoader:
+def make_loader(config: Config, left_out: tuple[str, ...], batch_size: int, workers: int, seed: int) -> DataLoader[Any]:
     """The config's training loader without some of its transforms; samples carry their `load_seconds`."""
     dataset = dict(config.train_dataloader.dataset)
     dataset["pipeline"] = [step for step in dataset["pipeline"] if step["type"] not in left_out]
@@ -147,10 +181,10 @@ def make_loader(config: Config, left_out: tuple[str, ...], batch_size: int, work
     )
 
 
-class _TimedDataset(Dataset):
+class _TimedDataset(Dataset[dict[str, Any]]):
     """Notes in every sample how long it took to load."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
