@@ -187,28 +187,28 @@ class Predictor:
         return completed
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")
 def fit_basis(head: HeadShape, values: np.ndarray, is_stored: np.ndarray, rounds: int = 4) -> Basis:
     """The basis of cells (n, A, P) whose stored priors (n, A) are all that is looked at.
 
     Mean and covariance are estimated, what is missing is completed by them, and so on (expectation maximisation without
-    the variance of the completion, which the codes do not have either). On one thread: the order of sums decides which of
-    two directions of the same variance comes first, and a cache's bytes must not depend on the number of cores.
+    the variance of the completion, which the codes do not have either). On one thread: the order of sums decides which
+    of two directions of the same variance comes first, and bytes must not depend on the number of cores.
 
     Raises:
         ValueError: no cell.
     """
     if not len(values):
         raise ValueError("the probe saw no stored prior: no basis can be found. Use codec 'exact' or 'half'")
-    known = np.repeat(is_stored, len(head.reduction[0]), axis=1)
-    coordinates = np.where(known, head.reduce(values), 0.0)
-    mean = coordinates.sum(axis=0) / known.sum(axis=0).clip(min=1)
-    completed = np.where(known, coordinates, mean)
-    for _ in range(rounds):
+    with threadpool_limits(1, user_api="blas"):
+        known = np.repeat(is_stored, len(head.reduction[0]), axis=1)
+        coordinates = np.where(known, head.reduce(values), 0.0)
+        mean = coordinates.sum(axis=0) / known.sum(axis=0).clip(min=1)
+        completed = np.where(known, coordinates, mean)
+        for _ in range(rounds):
+            mean, covariance = _moments(completed)
+            completed = Predictor(head, covariance).complete(coordinates - mean, is_stored) + mean
         mean, covariance = _moments(completed)
-        completed = Predictor(head, covariance).complete(coordinates - mean, is_stored) + mean
-    mean, covariance = _moments(completed)
-    variance, directions = np.linalg.eigh(covariance)
+        variance, directions = np.linalg.eigh(covariance)
     return Basis(head, mean, directions.T[::-1].copy(), variance[::-1].clip(min=0))
 
 

@@ -117,8 +117,8 @@ def require_manifest(location: Location, attributes: Mapping[str, Any]) -> Manif
         _refuse(location, "views.flips", flips, f"some of {', '.join(FLIPS)}, each once,")
     _require_grid(location, head)
     _require_bins(location, head)
-    _require_codec_section(location, attributes["codec"], HeadShape.of(head))
     _require_texts(location, attributes)
+    _require_codec_section(location, attributes["codec"], HeadShape.of(head))
     try:
         return Manifest.from_json(attributes)
     except (KeyError, ValueError) as error:

@@ -11,7 +11,7 @@ from cache.reader import CacheReader
 from cache.writer import CacheWriter
 from pipelines import caches, config, distill
 from pipelines.evaluate import as_text
-from tests.cache.store_tools import small_manifest, small_plan, write_store
+from tests.cache.store_tools import HALF, small_manifest, small_plan, write_store
 from tests.pipelines.conftest import Project, call
 
 
@@ -19,7 +19,7 @@ def test_the_caches_of_a_folder(project: Project, tmp_path: Path, capfd) -> None
     write_store(tmp_path / "deep/b.zarr")
     (tmp_path / "a.zarr").symlink_to(project.cache)
     plan = small_plan()
-    with CacheWriter(tmp_path / "c.zarr", small_manifest(plan), plan):
+    with CacheWriter(tmp_path / "c.zarr", small_manifest(plan), plan, HALF):
         pass
     (tmp_path / "other.zarr").mkdir()
     (tmp_path / "other.zarr/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')

@@ -235,11 +235,11 @@ def test_another_machine_is_told_how_to_continue(project: Project, capfd, option
 def test_a_format_of_another_number_is_refused(copy: Project, capfd) -> None:
     document = copy.cache / "zarr.json"
     stored = json.loads(document.read_text())
-    stored["attributes"]["format"] = 2
+    stored["attributes"]["format"] = 1
     document.write_text(json.dumps(stored))
     for command in (distill, cache_teacher):
         expect_refusal(
-            capfd, call(command, "--config", copy.config("distill")), "format is 2 but this code reads format"
+            capfd, call(command, "--config", copy.config("distill")), "format is 1 but this code reads format"
         )
 
 
