@@ -299,12 +299,13 @@ def require_plan(location: Location, plan: Plan, manifest: Manifest, specs: Mapp
         raise _error(location, "plan/draw_view names a view of another patch")
     if (plan.draw_view[plan.view_patch, plan.view_draw] != np.arange(plan.num_views)).any():
         raise _error(location, "plan/view_draw names a draw that makes another view")
-    names = ArrayNames.of(manifest)
+    names, head = ArrayNames.of(manifest), HeadShape.of(manifest.head)
     for kind, (start, stop) in plan.row_ranges.items():
         _require_ranges(location, kind, start, stop, [specs[name] for name in names.record if row_kind(name) == kind])
     held = plan.row_stop.astype(np.int64) - plan.row_start
     # A cell holds at least one stored prior, and at most all of its own.
-    most = HeadShape.of(manifest.head).priors if names.cells else 1
+    most = head.priors if names.cells else 1
+    _require_bytes(location, "a decoded view", 4 * head.values * most * int(held.max()), MAX_RECORD_BYTES)
     wrong = np.flatnonzero((held > plan.priors_per_view) | (held * most < plan.priors_per_view))
     if wrong.size:
         view = int(wrong[0])

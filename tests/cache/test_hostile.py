@@ -29,7 +29,7 @@ import zarr
 from cache import trust
 from cache.commits import block_digest
 from cache.documents import stored_document_digest
-from cache.layout import ROW_FIELDS, ArrayNames, largest_encoded, object_key
+from cache.layout import CELLS_PER_CHUNK, ROWS_PER_CHUNK, ArrayNames, largest_encoded, object_key
 from cache.plan import make_plan
 from cache.reader import CacheReader
 from cache.statistics import block_statistics
@@ -108,17 +108,30 @@ def metadata(array: str, **fields: Any) -> Edit:
     return change_document(f"{array}/zarr.json", lambda document: document.update(fields))
 
 
-def rows_of_all(rows: int) -> Edit:
+def rows_of_all(rows: int, preset: str = "half") -> Edit:
     """The same rows in every array of a block, as a layout of that size would have them."""
+    axes = {"coefficients": 2}
 
     def edit(store: Path) -> None:
-        for name in ROW_FIELDS:
+        for name in NAMES[preset].record:
 
-            def change(document: dict[str, Any]) -> None:
-                document["shape"][1] = document["chunk_grid"]["configuration"]["chunk_shape"][1] = rows
-                document["codecs"][0]["configuration"]["chunk_shape"][1] = 4096
+            def change(document: dict[str, Any], axis: int = axes.get(name, 1)) -> None:
+                document["shape"][axis] = document["chunk_grid"]["configuration"]["chunk_shape"][axis] = rows
+                chunk = CELLS_PER_CHUNK if preset == "default" else ROWS_PER_CHUNK
+                document["codecs"][0]["configuration"]["chunk_shape"][axis] = chunk
 
             change_document(f"{name}/zarr.json", change)(store)
+
+    return edit
+
+
+def rows_of_one_view(rows: int, preset: str = "half") -> Edit:
+    """One view has all of them."""
+
+    def edit(store: Path) -> None:
+        rows_of_all(rows, preset)(store)
+        plan = zarr.open_group(store, mode="r+")["plan"]
+        plan["row_stop"][7], plan["row_start"][7] = rows, 0
 
     return edit
 
@@ -352,6 +365,12 @@ CASES: dict[str, Hostile] = {
         r"weight: shape\[1\] is 1000000000000000",
     ),
     "views-10-to-15": Hostile(views_of_all(HUGE), "the plan would take .* bytes, at most 1,073,741,824 allowed"),
+    "record-of-800-MB": Hostile(
+        rows_of_one_view(2**23), "a view of 8,388,608 rows would take .* bytes, at most 536,870,912 allowed"
+    ),
+    "record-of-800-MB-of-floats": of_cells(
+        rows_of_one_view(2**21, "default"), "a decoded view would take 805,306,368 bytes, at most 536,870,912 allowed"
+    ),
     "levels-huge": Hostile(metadata("plan/level_counts", shape=[24, HUGE]), "plan/level_counts: shape is"),
     "id-width-huge": Hostile(metadata("plan/patch_id", shape=[6, HUGE]), "plan/patch_id: shape is"),
     "chunk-of-100-TB": Hostile(
