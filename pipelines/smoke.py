@@ -66,7 +66,9 @@ VECTOR_UNITS = ("sse", "avx", "fma", "amx", "asimd", "sve")
 LOSS_TOLERANCE = 1e-2
 AP_TOLERANCE = 0.005
 # Fields of a manifest that follow from the teacher's weights, or from how this machine draws the scenes and computes.
-WEIGHT_FIELDS = r"teacher\.weights_sha256|plan\.image_digest|numeric\.torch|codec\.(step|digest|columns|wide_columns)|plan\.pixel_digest"
+WEIGHT_FIELDS = (
+    r"teacher\.weights_sha256|plan\.(image|pixel)_digest|numeric\.torch|codec\.(step|digest|columns|wide_columns)"
+)
 
 Figures = dict[str, Any]
 
