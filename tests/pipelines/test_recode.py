@@ -73,7 +73,7 @@ def test_the_errors_of_both_steps_are_kept(project: Project, captured, tmp_path)
 def test_what_cannot_be_recoded_is_refused(project: Project, captured, tmp_path, capfd) -> None:
     source, made = captured("exact"), tmp_path / "made.zarr"
     with pytest.raises(SystemExit) as stop:
-        recode(project, source, made, "smal")
+        recode(project, source, made, "smaller")
     assert stop.value.code == 2
     assert "exact, half, default, small, or a bound of mean KL" in capfd.readouterr().err
     options = "--cfg-options", "model.bbox_head.anchor_generator.octave_base_scale=2"
