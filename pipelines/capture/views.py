@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cache.grid import AnchorGrid, padded_shape
+from distill.errors import DataNeeded
 from distill.region import box_region
 from distill.transforms import describe_views
 from pipelines.base.experiment import build_adapter, build_assigner, entries_of, training_set, view_pipeline
@@ -114,7 +115,7 @@ def _blank_image(content: bytes, path: str) -> Mapping[str, Any]:
     try:
         width, height = Image.open(io.BytesIO(content)).size
     except OSError:
-        raise ValueError(f"image {path} cannot be decoded. Replace or remove it, and its label file") from None
+        raise DataNeeded(f"image {path} cannot be decoded. Delete it, so that it is made again") from None
     # One zero in memory, as many as pixels to look at; the capture decodes the image and compares.
     blank = np.broadcast_to(np.zeros(1, dtype=np.uint8), (height, width, 1))
     return {"img": blank, "img_shape": (height, width), "ori_shape": (height, width), "scale_factor": (1.0, 1.0)}
