@@ -29,13 +29,15 @@ def region_weights(boxes: np.ndarray, grid: AnchorGrid, factor: float = 0.25, to
         (P,) float32 weights in [0, 1]; zeros without objects.
 
     Raises:
-        ValueError: boxes of another shape, not finite, or topk < 1.
+        ValueError: boxes of another shape, not finite, factor outside 0 to 1, or topk < 1.
     """
     boxes = np.asarray(boxes, dtype=np.float32)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes have shape {boxes.shape}, (G, 4) needed: cx, cy, w, h")
     if not np.isfinite(boxes).all():
         raise ValueError(f"boxes hold values that are not finite: row {int(np.argwhere(~np.isfinite(boxes))[0, 0])}")
+    if not 0 <= factor <= 1:
+        raise ValueError(f"factor is {factor}, 0 to 1 needed")
     if topk < 1:
         raise ValueError(f"topk is {topk}, at least 1 needed")
 

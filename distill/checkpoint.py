@@ -56,13 +56,17 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        content = f"it would have to call {found.group(1)}" if found else str(error).splitlines()[0]
+        if found is None:
+            raise ValueError(f"checkpoint {path} cannot be read: it is damaged, or no checkpoint") from None
         raise ValueError(
-            f"checkpoint {path} is refused: {content}. Only tensors and plain values are loaded; export its weights "
-            "where it was made"
+            f"checkpoint {path} is refused: it would have to call {found.group(1)}. Only tensors and plain values are "
+            "loaded; export its weights where it was made"
         ) from None
-    except (RuntimeError, EOFError, KeyError, OSError) as error:
-        raise ValueError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
+    except Exception:
+        # Bytes of something else are taken for a pickle, which ends in an error of any kind.
+        raise ValueError(f"checkpoint {path} cannot be read: it is damaged, or no checkpoint") from None
     if not isinstance(checkpoint, dict):
         raise ValueError(f"checkpoint {path} holds a {type(checkpoint).__name__}; a dict with `state_dict` is needed")
     return checkpoint

@@ -48,6 +48,21 @@ ARITHMETIC_SETTINGS = ("tf32",)
 # Written by commands into the configs of runs.
 RUN_SETTINGS = ("cache_fingerprint", "weights_sha256", "overrides")
 KNOWN = (*STUDENT_SETTINGS, *DATA_SETTINGS, *RUNNER_SETTINGS, *ARITHMETIC_SETTINGS, *RUN_SETTINGS, "vis_backends")
+# What a setting is, where another kind of value would end in an error of whatever reads it.
+FORMS: Mapping[str, tuple[str, ...]] = {
+    "a dictionary": (
+        *("model", "train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator", "test_evaluator"),
+        *("train_cfg", "val_cfg", "test_cfg", "optim_wrapper", "default_hooks", "visualizer", "log_processor"),
+        *("env_cfg", "randomness", "auto_scale_lr", "custom_imports", "scenes", "region", "distillation", "teacher"),
+    ),
+    "a list of dictionaries": ("vis_backends", "custom_hooks"),
+    "a dictionary or a list of dictionaries": ("param_scheduler",),
+    "a list of names": ("classes", "ignore_classes", "allow"),
+    "a text": ("data_root", "data_format", "cache", "work_dir", "load_from", "log_level", "default_scope"),
+    "a text or a dictionary": ("codec",),
+    "a whole number": ("patch_size", "patch_overlap"),
+    "True or False": ("resume", "plan_assignment", "tf32"),
+}
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 EVALUATORS = ("val_evaluator", "test_evaluator")
 # Where files of this name lie, names are a stock that other files choose from.
@@ -109,8 +124,9 @@ def read_config(
     require_read(Path(path))
     # Of the file itself: what it inherits may have been meant for another kind of model.
     require_reader(config, set(next(_chain(Path(path))).assigned) if Path(path).suffix == ".py" else set(), str(path))
+    require_forms(config, f"config {path}")
     # Names that the file has used up, and settings of other kinds of models: what is left is what commands read.
-    kind = _bare((config.get("model") or {}).get("type"))
+    kind = _kind_of(config)
     unread = {name for name, kinds in STUDENT_SETTINGS.items() if kind is not None and kind not in kinds}
     for name in set(config) - (set(KNOWN) - unread):
         config.pop(name)
@@ -142,9 +158,10 @@ def apply_options(config: Config, options: Mapping[str, Any], source: str) -> No
         _require_branch(config, key, source)
     changed = {key.partition(".")[0] for key in options}
     for name in sorted(changed - set(KNOWN)):
-        raise ValueError(f"{source} {name}: nothing reads it. {_meant(name)}")
-    require_reader(config, changed, source)
+        raise ValueError(f"{source} {name}: nothing reads it. {_meant(name, config)}")
+    require_reader(config, changed, source, options)
     config.merge_from_dict(dict(options))
+    require_forms(config, source)
     complete(config)
     for place in places(config):
         if place.setting in changed:
@@ -196,18 +213,53 @@ def places(config: Config) -> Iterator[Place]:
         yield from _places(config, "visualizer", config.visualizer, "vis_backends")
 
 
-def require_reader(config: Config, names: set[str], source: str) -> None:
+def require_forms(config: Config, source: str) -> None:
+    """Refuse a setting that is another kind of value than is read; what it holds, `pipelines.base.options` compares.
+
+    Raises:
+        ValueError: naming the setting, its value and what is needed.
+    """
+    for form, names in FORMS.items():
+        for name in names:
+            value = config.get(name)
+            if value is not None and not _has_form(value, form):
+                raise ValueError(f"{source}: `{name}` is {shown(_lists(value))}; {form} is needed")
+    for name in LOADERS:
+        dataset = (config.get(name) or {}).get("dataset")
+        pipeline = dataset.get("pipeline") if isinstance(dataset, Mapping) else None
+        for key, value, form in (
+            ("dataset", dataset, "a dictionary"),
+            ("dataset.pipeline", pipeline, "a list of dictionaries"),
+        ):
+            if value is not None and not _has_form(value, form):
+                raise ValueError(f"{source}: `{name}.{key}` is {shown(_lists(value))}; {form} is needed")
+
+
+def _has_form(value: Any, form: str) -> bool:
+    if isinstance(value, list | tuple):
+        inner = {"a list of names": str, "a list of dictionaries": Mapping}
+        return "list" in form and all(isinstance(item, inner.get(form, Mapping)) for item in value)
+    if isinstance(value, bool):
+        return form == "True or False"
+    kinds = {"dictionary": Mapping, "text": str, "whole number": int}
+    return any(f"a {word}" in form.replace("a list of", "") and isinstance(value, kind) for word, kind in kinds.items())
+
+
+def require_reader(config: Config, names: set[str], source: str, options: Mapping[str, Any] | None = None) -> None:
     """Refuse names that nothing reads, and settings that the config's kind of model does not.
+
+    options: what sets the names, where that is not the config itself.
 
     Raises:
         ValueError: naming the setting and what could be meant.
     """
-    kind = _bare((config.get("model") or {}).get("type"))
+    kind = _kind_of(config)
     for name in sorted(names):
         if name in STUDENT_SETTINGS and kind is not None and kind not in STUDENT_SETTINGS[name]:
+            value = shown((options or config).get(name))
             raise ValueError(
-                f"{source}: `{name}` is {shown(config.get(name))}, which has no effect: model.type is {kind!r}, and it "
-                f"is read for {' or '.join(STUDENT_SETTINGS[name])} alone. Leave it out, or give a config of "
+                f"{source}: `{name}` is {value}, which has no effect: model.type is {kind!r}, and it is "
+                f"read for {' or '.join(STUDENT_SETTINGS[name])} alone. Leave it out, or give a config of "
                 "configs/distill or configs/live"
             )
 
@@ -321,11 +373,14 @@ def _require_branch(config: Config, key: str, source: str) -> None:
             value = value[part]
         elif depth == 0 or not isinstance(value, Mapping):
             above = ".".join(parents[:depth]) or "the config"
-            there = ", ".join(map(str, value)) if isinstance(value, Mapping) else repr(value)
             known = [*map(str, value)] if isinstance(value, Mapping) else []
-            raise ValueError(f"{source} {key}: {above} has no {part!r}, but {there}.{_nearest(part, known)}")
+            meant = _nearest(part, known) or f" It has: {', '.join(known) or repr(value)}"
+            raise ValueError(f"{source} {key}: {above} has no {part!r}.{meant}")
         else:
             return
+    if not isinstance(value, Mapping | list | tuple):
+        place = ".".join(parents)
+        raise ValueError(f"{source} {key}: `{place}` is {shown(value)}, which has no parts. Give {place}=<value>")
 
 
 def _merged(above: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
@@ -335,6 +390,11 @@ def _merged(above: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any
     both = Config({"part": deepcopy(dict(below))})
     both.merge_from_dict({"part": deepcopy(dict(above))})
     return dict(both.part)
+
+
+def _kind_of(config: Config) -> str | None:
+    model = config.get("model")
+    return _bare(model.get("type")) if isinstance(model, Mapping) else None
 
 
 def _bare(model_type: Any) -> str | None:
@@ -349,9 +409,23 @@ def _lists(value: Any) -> Any:
     return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _meant(name: str) -> str:
-    meant = _nearest(name, KNOWN)
-    return f"{meant.strip()}" if meant else "Leave it out, or begin its name with _ if other parts shall not read it"
+def _meant(name: str, config: Config | None = None) -> str:
+    """What a name could stand for: a setting, or an option inside one."""
+    inside: dict[str, str] = {}
+    for path in _paths(config.to_dict() if config is not None else {}):
+        inside.setdefault(path.rpartition(".")[2], path)
+    close = get_close_matches(name, {**dict.fromkeys(KNOWN), **inside}, 1, cutoff=0.7)
+    if not close:
+        return "Leave it out, or begin its name with _ if other parts shall not read it"
+    return f"Did you mean {close[0] if close[0] in KNOWN else inside[close[0]]}?"
+
+
+def _paths(value: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """The dotted paths of all options inside dictionaries, the highest last."""
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _paths(inner, f"{above}{key}.")
+    yield from (f"{above}{key}" for key in value)
 
 
 def _nearest(name: str, known: tuple[str, ...] | list[str]) -> str:

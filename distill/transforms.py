@@ -19,7 +19,7 @@ from mmrotate.registry import TRANSFORMS
 from cache.grid import AnchorGrid, padded_shape
 from cache.reader import CacheReader
 from cache.view import FLIPS
-from distill.errors import ViewsUnknown
+from distill.errors import DataNeeded, ViewsUnknown
 from distill.region import box_region
 from distill.targets import ViewTargets
 
@@ -67,7 +67,7 @@ class LoadPatch(BaseTransform):
         content = fileio.get(path)
         image = mmcv.imfrombytes(content, flag="color", backend="cv2")
         if image is None:
-            raise ValueError(f"image {path} cannot be decoded. Replace or remove it, and its label file")
+            raise DataNeeded(f"image {path} cannot be decoded. Delete it, so that it is made again")
         results["img_sha256"] = hashlib.sha256(content).digest()
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         results["scale_factor"] = (1.0, 1.0)

@@ -25,6 +25,8 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.config = arguments.config or config_of_run(checkpoint.parent)
     if not arguments.config and not arguments.cache:
         make_parser().error("--cache, --config or --checkpoint is needed")
+    if not arguments.config and (arguments.patch or arguments.flip):
+        make_parser().error("--patch and --flip choose what is drawn, which takes --config")
     if arguments.out:
         require_writable(arguments.out, "WORK_DIR")
     if arguments.cache:

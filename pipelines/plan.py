@@ -28,6 +28,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Labels -> regions -> rows and bytes; with a teacher also the probe."""
     settings = read_config(arguments.config, arguments.cfg_options, imports=False)
     with_teacher = arguments.probe or arguments.checkpoint is not None
+    if arguments.students and not with_teacher:
+        make_parser().error("--students are for the break-even, which takes a teacher: --probe, or --checkpoint")
     require_keys(settings, ("region", "classes", *(("codec", "teacher") if with_teacher else ())), arguments.config)
     require_training_images(settings)
     if with_teacher:
@@ -54,7 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
             print_plan(figures)
         probe = engine.describe(plan, kept, probe=True)[1] if engine is not None else None
     if probe is not None:
-        pays = break_even(plan, probe, config, arguments.students)
+        pays = break_even(plan, probe, config, arguments.students or 1)
         figures |= {"probe": probe.figures(), "break_even": pays.figures()}
         if tell:
             print_probe(probe, plan)
@@ -79,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_capture_arguments(parser)
     parser.add_argument("--probe", action="store_true", help="ask the config's teacher; --checkpoint does so as well")
     parser.add_argument(
-        "--students", type=positive_int, default=1, help="students that will share the cache, for the break-even"
+        "--students", type=positive_int, help="students that will share the cache, for the break-even (default: 1)"
     )
     add_cluster_arguments(parser)
     add_json(parser, "the figures")

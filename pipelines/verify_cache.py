@@ -106,6 +106,17 @@ def show(found: Verification, *, as_json: bool) -> None:
         console.print(f"capture a new cache: {anew}")
 
 
+def _share(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {text!r}")
+    return share
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = make_command_parser(
         "verify_cache",
@@ -121,7 +132,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice (default: 0)")
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=_share,
         help="share of the largest logit by which a repeated forward may differ (default: by the cache's precision, "
         "see docs/exactness.md)",
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.base.command import available_cores, positive_int
 
@@ -21,7 +23,7 @@ def make_command_parser(
     status: what each exit status means.
     """
     program = f"python -m pipelines.{command}"
-    return argparse.ArgumentParser(
+    return _CommandParser(
         prog=program,
         description=description,
         epilog=f"example:\n  {program} {example}".rstrip() + f"\n\nexit status: {status}",
@@ -29,6 +31,24 @@ def make_command_parser(
         # An abbreviation would change its meaning with the next option that begins alike.
         allow_abbrev=False,
     )
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """A parser whose refusals are one line, with the nearest option where one is unknown."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Name an unknown option first: what argparse then misses may be what it stands for."""
+        known = [name for action in self._actions for name in action.option_strings]
+        for word in sys.argv[1:] if args is None else args:
+            name = word.partition("=")[0]
+            if name.startswith("--") and name not in known:
+                near = get_close_matches(name, known, 1)
+                self.error(f"there is no option {name}.{f' Did you mean {near[0]}?' if near else ''}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        end = "" if message.endswith(("?", ".")) else "."
+        self.exit(2, f"error: {message}{end} All options: {self.prog} --help\n")
 
 
 def add_config(

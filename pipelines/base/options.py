@@ -29,22 +29,26 @@ REGISTRIES: tuple[Registry, ...] = (
     *(LOOPS, OPTIM_WRAPPERS, OPTIMIZERS, LOG_PROCESSORS, DATA_SAMPLERS, FUNCTIONS),
 )
 # Parts whose builders take options apart before a class sees them, or that name functions.
-UNCHECKED = ("norm_cfg", "conv_cfg", "act_cfg", "init_cfg", "nms", "plugins", "dcn", "upsample_cfg", "metainfo", "meta")
+UNCHECKED = ("norm_cfg", "conv_cfg", "act_cfg", "init_cfg", "plugins", "dcn", "upsample_cfg", "metainfo", "meta")
 # Options that mmengine itself takes out of a part.
 TAKEN_OUT = {
     "default_hooks": ("priority",),
     "custom_hooks": ("priority",),
     "param_scheduler": ("convert_to_iter_based",),
 }
-# Parts without a type, and what is read of them.
-PLAIN_PARTS = {
-    "model.train_cfg": ("assigner", "sampler", "allowed_border", "pos_weight", "debug"),
-    "model.test_cfg": ("nms_pre", "min_bbox_size", "score_thr", "nms", "max_per_img"),
-    "randomness": ("seed", "diff_rank_seed", "deterministic"),
-    "env_cfg": ("cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"),
-    "auto_scale_lr": ("enable", "base_batch_size"),
-    "region": ("rule", "factor", "topk", "box_form"),
-    "teacher": ("config", "checkpoint"),
+# Among known options: others are taken too. And how alike two names are of which one is a misspelt one.
+ANY = "**"
+ALIKE = 0.85
+# Parts without a type, and what is read of them: a plain value of some type, or (None) anything.
+PLAIN_PARTS: dict[str, dict[str, Any]] = {
+    "model.train_cfg": {"assigner": None, "sampler": None, "allowed_border": int, "pos_weight": float, "debug": bool},
+    "model.test_cfg": {"nms_pre": int, "min_bbox_size": float, "score_thr": float, "nms": None, "max_per_img": int},
+    "model.test_cfg.nms": {"type": str, "iou_threshold": float, "class_agnostic": bool, "split_thr": int, ANY: None},
+    "randomness": {"seed": int, "diff_rank_seed": bool, "deterministic": bool},
+    "env_cfg": {"cudnn_benchmark": bool, "mp_cfg": None, "dist_cfg": None, "resource_limit": int},
+    "auto_scale_lr": {"enable": bool, "base_batch_size": int},
+    "region": {"rule": str, "factor": float, "topk": int, "box_form": str},
+    "teacher": {"config": str, "checkpoint": str},
 }
 DEFAULT_TYPES = {"optim_wrapper": "OptimWrapper"}
 CHECKED = (
@@ -64,14 +68,13 @@ def require_known_options(config: Config, source: str) -> None:
     for name in CHECKED:
         for path, part in _parts(values.get(name), name):
             known = _options_of(path, part)
-            if known is None:
-                continue
+            is_open = ANY in known
             for key, value in part.items():
-                if key == "type":
-                    continue
-                if key not in known:
+                if key in known and key != "type":
+                    _require_type(known[key], value, f"{source}: {path}.{key}")
+                # Where others are taken as well, one that is spelt almost like a known one is a misspelt one.
+                elif key != "type" and (not is_open or get_close_matches(key, known, 1, cutoff=ALIKE)):
                     raise ValueError(f"{source}: {path} has no option {key!r}.{_nearest(key, known)}")
-                _require_type(known[key], value, f"{source}: {path}.{key}")
 
 
 def _parts(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -88,19 +91,17 @@ def _parts(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _parts(inner, f"{path}.{index}")
 
 
-def _options_of(path: str, part: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Names of the options that a part may have, with their annotations; None where it takes any."""
+def _options_of(path: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of the options that a part may have, with their annotations; `ANY` among them where it takes others."""
     if path in PLAIN_PARTS:
-        return dict.fromkeys(PLAIN_PARTS[path])
+        return dict(PLAIN_PARTS[path])
     if path.endswith("_dataloader") and "type" not in part:
-        return {**(_parameters(DataLoader) or {}), "num_batch_per_epoch": None}
+        return {**_parameters(DataLoader), "num_batch_per_epoch": None}
     kind = part.get("type", DEFAULT_TYPES.get(path))
     made = _registered(kind) if isinstance(kind, str) else kind
     if made is None:
         raise ValueError(f"{path}.type is {kind!r}, which is not registered.{_nearest(str(kind), _names())}")
     known = _parameters(made)
-    if known is None:
-        return None
     if path == "optim_wrapper":
         known = {**known, "optimizer": None, "constructor": None, "paramwise_cfg": None}
     return {**known, **dict.fromkeys(TAKEN_OUT.get(path.partition(".")[0], ()))}
@@ -136,8 +137,8 @@ def _as_list(value: Any) -> list[Any]:
 
 
 @cache
-def _parameters(made: Any) -> dict[str, Any] | None:
-    """Parameters by name, with their annotations where these resolve; None where any option is taken.
+def _parameters(made: Any) -> dict[str, Any]:
+    """Parameters by name, with their annotations where these resolve; `ANY` among them where any option is taken.
 
     A class that hands keyword arguments on takes those of the classes behind it as well.
     """
@@ -148,13 +149,13 @@ def _parameters(made: Any) -> dict[str, Any] | None:
         try:
             parameters = inspect.signature(function).parameters
         except (TypeError, ValueError):
-            return None
+            return {ANY: None}
         for name, parameter in parameters.items():
             if name != "self" and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 known.setdefault(name, _annotation(function, parameter))
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             return known
-    return None
+    return {**known, ANY: None}
 
 
 def _annotation(function: Any, parameter: inspect.Parameter) -> Any:

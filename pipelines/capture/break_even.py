@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import floor
 from typing import Any
 
 from mmengine.config import Config
@@ -35,16 +36,19 @@ class BreakEven:
         return {**asdict(self), "seconds_saved": self.seconds_saved, "recommendation": recommendation}
 
     def __str__(self) -> str:
-        students = f"{self.students} student{'s' if self.students > 1 else ''}"
+        who = (
+            f"{self.students} students of this config train" if self.students > 1 else "a student of this config trains"
+        )
         costs = (
-            f"The capture costs as much as a live teacher in {self.epochs_to_pay:.1f} epochs; {students} of this "
-            f"config train {self.epochs_planned:.1f}. "
+            f"The capture takes as long as a live teacher in {self.epochs_to_pay:.1f} epochs of training; {who} "
+            f"{self.epochs_planned:.1f}. "
         )
         if self.pays:
             return f"{costs}Cache: it saves {self.seconds_saved:,.0f} s of teacher."
+        enough = floor(self.epochs_to_pay * self.students / self.epochs_planned) + 1
         return (
-            f"{costs}Do not cache: the live teacher is {-self.seconds_saved:,.0f} s cheaper, unless more students "
-            "follow (--students)."
+            f"{costs}Do not cache: a live teacher is {-self.seconds_saved:,.0f} s cheaper. From {enough} students on "
+            "that share it, the cache pays."
         )
 
 

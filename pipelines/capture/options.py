@@ -135,8 +135,9 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--loaders",
-        type=int,
-        default=available_cores(),
+        type=_count,
+        # A text, so that argparse can tell it from the same number on the command line.
+        default=str(available_cores()),
         help="work in this process, with so many loader processes (the default, with one a core)",
     )
     where.add_argument("--workers", type=positive_int, help="work in so many Dask worker processes on this machine")
@@ -155,6 +156,13 @@ def device_name(text: str) -> str:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"cpu, cuda or a GPU like cuda:1 is needed, not {text!r}")
     return text
+
+
+def _count(text: str) -> int:
+    """An argparse type: a whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, not {text!r}")
+    return int(text)
 
 
 def _address(text: str) -> str:

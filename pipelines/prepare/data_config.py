@@ -36,11 +36,19 @@ class Scenes:
     seed: int
 
     def __post_init__(self) -> None:
+        for name in (*SPLITS, "seed"):
+            if not _is_whole(getattr(self, name)):
+                raise ValueError(f"scenes.{name} is {getattr(self, name)!r}; a whole number is needed")
         for split in SPLITS:
             if getattr(self, split) < 1:
                 raise ValueError(f"scenes.{split} is {getattr(self, split)}; at least 1 scene is needed")
-        if not self.image_sizes:
-            raise ValueError("scenes.image_sizes is empty; at least one (width, height) is needed")
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or self.scale <= 0:
+            raise ValueError(f"scenes.scale is {self.scale!r}; a number above 0 is needed")
+        sizes = self.image_sizes
+        if not isinstance(sizes, list | tuple) or not sizes or not all(map(_is_size, sizes)):
+            raise ValueError(
+                f"scenes.image_size is {sizes!r}; (width, height) in whole pixels is needed, or a list of them"
+            )
 
     def write(self, folder: Path, split: str, classes: Sequence[str]) -> None:
         """Render the scenes of a split that are not in `folder` yet.
@@ -58,18 +66,26 @@ class Scenes:
         )
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_whole, value))
+
+
 def require_data_keys(config: Config, keys: Sequence[str]) -> None:
     """Refuse a config that data cannot be made from.
 
     Raises:
-        ValueError: a key is missing, or `classes` is not a tuple of names.
+        ValueError: a key is missing, or there is no class.
     """
     keys = ("data_root", "classes", *keys)
     for key in keys:
         if key not in config:
             raise ValueError(f"{config.filename} has no `{key}`; data preparation needs {', '.join(keys)}")
-    if isinstance(config.classes, str) or not config.classes:
-        raise ValueError(f"{config.filename}: classes is {config.classes!r}; a tuple of class names is needed")
+    if not config.classes:
+        raise ValueError(f"{config.filename}: classes is {config.classes!r}; at least one name is needed")
 
 
 def read_scenes(config: Config) -> Scenes | None:
@@ -89,8 +105,6 @@ def read_scenes(config: Config) -> Scenes | None:
             "image_sizes, taken in turn), scale and seed"
         )
     try:
-        return Scenes(**{**values, "image_sizes": tuple(tuple(size) for size in values["image_sizes"])})
-    except TypeError as error:
-        raise ValueError(f"{config.filename}: scenes is unusable: {error}") from error
+        return Scenes(**values)
     except ValueError as error:
         raise ValueError(f"{config.filename}: {error}") from error

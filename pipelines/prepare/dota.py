@@ -67,8 +67,6 @@ def read_data_config(config: Config) -> DataConfig:
             classes=tuple(config.classes),
             ignore_classes=tuple(config.get("ignore_classes", ())),
         )
-    except TypeError as error:
-        raise ValueError(f"{config.filename}: patch_size or patch_overlap is unusable: {error}") from error
     except ValueError as error:
         raise ValueError(f"{config.filename}: {error}") from error
     return DataConfig(Path(config.data_root), rule, read_scenes(config))

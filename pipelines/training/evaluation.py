@@ -13,6 +13,7 @@ from mmengine.registry import Registry
 from mmrotate.registry import DATASETS, METRICS
 
 from distill.checkpoint import load_checkpoint, load_weights, state_dict_of
+from pipelines.base.model_check import in_one_line
 from pipelines.base.runner import ConciseRunner
 
 EVALUATION = "evaluation"
@@ -41,11 +42,15 @@ def evaluate(
     """
     config = detector_config(config)
     config.test_evaluator.outfile_prefix = None if out is None else str(out)
+    # mmengine writes a config there, which is not the training's.
+    config.work_dir = str(Path(config.get("work_dir", "work_dirs")) / EVALUATION if out is None else out)
     _set_option(config.test_evaluator, METRICS, "image_list", images)
     _set_option(config.test_evaluator, METRICS, "legacy_cumulative", legacy)
     _set_option(config.test_dataloader.dataset, DATASETS, "skip_empty", skip_empty)
     state = state_dict_of(load_checkpoint(checkpoint), checkpoint)
-    runner = ConciseRunner.from_cfg(config)
+    with in_one_line("this evaluation cannot be built from its config"):
+        runner = ConciseRunner.from_cfg(config)
+        runner.test_loop  # noqa: B018
     load_weights(runner.model, state, checkpoint, "CONFIG=")
     metrics = runner.test()
     return {name.rpartition("/")[2]: float(value) for name, value in metrics.items()}
@@ -57,7 +62,6 @@ def evaluate_run(config: Config, checkpoint: str | Path, folder: Path) -> dict[s
     Raises:
         ValueError: see `evaluate`.
     """
-    config.work_dir = str(folder / EVALUATION)
     return evaluate(config, checkpoint, folder / EVALUATION)
 
 

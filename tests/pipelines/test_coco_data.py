@@ -193,7 +193,7 @@ def test_other_scenes_are_refused(
         ({"data_format": "voc"}, "data_format is 'voc'; one of dota, coco is needed"),
         ({"val_dataloader": None}, "has no `val_dataloader`; data preparation needs data_root, classes"),
         ({"scenes": {"train": 1}}, "scenes has train; it needs train, val, image_size"),
-        ({"scenes": {**SCENES, "image_sizes": ()}}, "scenes.image_sizes is empty; at least one (width, height)"),
+        ({"scenes": {**SCENES, "image_sizes": ()}}, "scenes.image_size is (); (width, height) in whole pixels"),
         ({"scenes": {**SCENES, "val": 0}}, "scenes.val is 0; at least 1 scene is needed"),
         ({"scenes": {**SCENES, "image_sizes": ((128, 32),)}}, "scene size 128 x 32: each side needs at least 64 px"),
     ],

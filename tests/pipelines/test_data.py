@@ -331,9 +331,9 @@ def test_other_parameters_are_refused(
     ("changes", "message"),
     [
         ({"patch_overlap": None}, "has no `patch_overlap`"),
-        ({"classes": "plane"}, "classes is 'plane'; a tuple of class names is needed"),
+        ({"classes": "plane"}, '`classes` is "plane"; a list of names is needed'),
         ({"patch_overlap": 16}, "patches of 16 pixels cannot overlap by 16"),
-        ({"patch_size": "big"}, "patch_size or patch_overlap is unusable"),
+        ({"patch_size": "big"}, '`patch_size` is "big"; a whole number is needed'),
         ({"scenes": {"train": 1}}, "scenes has train; it needs train, val, image_size"),
         ({"ignore_classes": ("ship",)}, "class 'ship' is in both classes and ignore_classes"),
         ({"scenes": None}, "the config has no `scenes`"),

@@ -13,7 +13,7 @@ import torch
 
 from cache.reader import CacheReader
 from distill.checkpoint import load_checkpoint
-from pipelines import cache_teacher, distill, evaluate, inspect_cache, publish, teacher, train
+from pipelines import cache_teacher, data, distill, evaluate, inspect_cache, publish, teacher, train
 from pipelines.base.config_files import config_of_run
 from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import Project, call
@@ -203,3 +203,18 @@ def test_a_missing_teacher_is_trained_by_its_own_command(copy: Project, capfd) -
         assert f"make teacher TEACHER={copy.config('teacher')}; or name another by TEACHER= (its config)" in error
     assert call(teacher, "--config", copy.config("teacher"), "--work-dir", copy.folder / "teacher") == 0
     assert call(cache_teacher, "--config", copy.config("distill"), "--loaders", 0) == 0
+
+
+def test_a_damaged_patch_is_made_again(copy: Project, tmp_path, capfd) -> None:
+    """By what the message says: the patch deleted, then the command in it."""
+    patch = min((copy.folder / "data/train/images").iterdir())
+    whole = patch.read_bytes()
+    patch.write_bytes(whole[: len(whole) // 2])
+    student = ["--config", copy.config("distill"), "--work-dir", tmp_path, "--cfg-options", "train_cfg.max_iters=40"]
+    assert call(distill, *student) == 1
+    error = last_error(capfd)
+    assert f"image {patch} cannot be decoded. Delete it, so that it is made again. Make or check the data: " in error
+    assert f"make data CONFIG={copy.config('distill')}" in error
+    patch.unlink()
+    assert call(data, "--config", copy.config("distill"), "--workers", 1) == 0
+    assert patch.read_bytes() == whole
