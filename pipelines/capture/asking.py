@@ -13,7 +13,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from cache.plan import Plan
-from distill.rows import Rows, subtract_row_max
+from distill.rows import Rows, subtract_row_max, with_tensors
 from distill.teacher import FrozenTeacher
 from pipelines.capture.kept import KeptRegions
 from pipelines.capture.loading import PatchDataset, PatchViews
@@ -85,7 +85,10 @@ class TeacherViews:
         started = time.perf_counter()
         maps = self.teacher.forward(inputs)
         adapter = self.teacher.adapter
-        rows = Rows.of(adapter.grid_of_maps(maps[0]), regions).to(device)
+        rows = Rows.of(adapter.grid_of_maps(maps[0]), regions)
+        if device.type == "cuda":
+            # Copied while the teacher is at work.
+            rows = with_tensors(rows, Tensor.pin_memory).to(device, non_blocking=True)
         logits = adapter.gather(maps, rows)
         if timed and device.type == "cuda":
             torch.cuda.synchronize(device)

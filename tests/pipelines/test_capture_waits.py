@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from pipelines.capture.encoding import BlockEncoder, BlockRows
 from pipelines.capture.options import CaptureOptions
 from pipelines.capture.probe import ProbeCost, predicted_seconds
 from tests.cache.store_tools import small_plan
+from tests.distill.made_up_device import DEVICE, MadeUpDevice
 from tests.pipelines.conftest import Project
 
 
@@ -63,6 +65,27 @@ def test_images_are_normalised_as_one_tensor(asked: TeacherViews) -> None:
     assert torch.equal(together, alone)
     assert together.is_contiguous()
     assert calls.count["index"] == 1
+
+
+def test_a_block_on_a_device_is_that_of_the_cpu(project: Project, asked: TeacherViews, monkeypatch) -> None:
+    """On one that does not exist: no operand lies elsewhere, and asking waits for the teacher alone, at its end."""
+    synchronized = []
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronized.append)
+    codecs = codecs_of(CacheReader(project.cache).manifest.codec)
+    views = [asked.patches[patch] for patch in range(2)]
+    encoder = BlockEncoder(asked.patches, asked.teacher.adapter, codecs)
+    wanted = encoder.encode(0, asked.ask(views))
+    there = TeacherViews(load_config(project.config("distill")), asked.plan, deepcopy(asked.teacher), asked.options)
+    with MadeUpDevice() as device:
+        there.teacher.to(DEVICE)
+        answers = there.ask(views)
+        assert device.ours() == {}, device.table()
+        found = encoder.encode(0, answers)
+    assert synchronized == [DEVICE]
+    # For what is written, and for the ranges of all its values.
+    assert sum(device.ours().values()) == len(LOGIT_FIELDS) + 1, device.table()
+    for name, values in wanted.fields.items():
+        assert np.array_equal(found.fields[name], values), name
 
 
 @pytest.mark.parametrize(
