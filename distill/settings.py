@@ -45,9 +45,14 @@ RUNNER_SETTINGS = (
 )
 # What a training, an evaluation and a capture compute in.
 ARITHMETIC_SETTINGS = ("tf32",)
+# How a training lays out and runs its own network, whatever its teacher's answers were captured in.
+NETWORK_SETTINGS = ("channels_last", "compiled")
 # Written by commands into the configs of runs.
 RUN_SETTINGS = ("cache_fingerprint", "weights_sha256", "overrides")
-KNOWN = (*STUDENT_SETTINGS, *DATA_SETTINGS, *RUNNER_SETTINGS, *ARITHMETIC_SETTINGS, *RUN_SETTINGS, "vis_backends")
+KNOWN = (
+    *(*STUDENT_SETTINGS, *DATA_SETTINGS, *RUNNER_SETTINGS, *ARITHMETIC_SETTINGS, *NETWORK_SETTINGS, *RUN_SETTINGS),
+    "vis_backends",
+)
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 EVALUATORS = ("val_evaluator", "test_evaluator")
 # Where files of this name lie, names are a stock that other files choose from.
