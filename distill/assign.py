@@ -60,7 +60,7 @@ class CircumscribedHBboxOverlaps2D:
         is_aligned: bool = False,
     ) -> Tensor:
         """(m, n) overlaps of objects (m, 5) with priors (n, 5), or (m,) where they are aligned."""
-        objects, priors = _corners(bboxes1), _corners(bboxes2)
+        objects, priors = outer_corners(bboxes1), outer_corners(bboxes2)
         if is_aligned:
             return bbox_overlaps(objects, priors, mode, is_aligned)
         chunks = objects.split(_OBJECTS_PER_CHUNK)
@@ -97,7 +97,7 @@ def planned_assignment(
     Returns:
         (m,) int64 sorted flat indices, and (m,) int64 places in `gt_instances`; -1 for ignored priors.
     """
-    corners = _corners(gt_instances.bboxes).cpu().numpy()
+    corners = outer_corners(gt_instances.bboxes).cpu().numpy()
     near = np.zeros(grid.num_priors, dtype=bool)
     shown_to_all = True
     for box in corners:
@@ -138,7 +138,7 @@ def prior_corners(grid: AnchorGrid) -> Tensor:
     return torch.cat([centers - sides / 2, centers + sides / 2], dim=1)
 
 
-def _corners(boxes: RotatedBoxes | Tensor) -> Tensor:
+def outer_corners(boxes: RotatedBoxes | Tensor) -> Tensor:
     """(N, 4) x1, y1, x2, y2 of the upright boxes around rotated ones.
 
     As mmrotate converts them, but for sine and cosine: rounded from float64 they are the same on every device, and so

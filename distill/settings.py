@@ -45,9 +45,14 @@ RUNNER_SETTINGS = (
 )
 # What a training, an evaluation and a capture compute in.
 ARITHMETIC_SETTINGS = ("tf32",)
+# How a training lays out and runs its own network, whatever its teacher's answers were captured in.
+NETWORK_SETTINGS = ("channels_last", "compiled")
 # Written by commands into the configs of runs.
 RUN_SETTINGS = ("cache_fingerprint", "weights_sha256", "overrides")
-KNOWN = (*STUDENT_SETTINGS, *DATA_SETTINGS, *RUNNER_SETTINGS, *ARITHMETIC_SETTINGS, *RUN_SETTINGS, "vis_backends")
+KNOWN = (
+    *(*STUDENT_SETTINGS, *DATA_SETTINGS, *RUNNER_SETTINGS, *ARITHMETIC_SETTINGS, *NETWORK_SETTINGS, *RUN_SETTINGS),
+    "vis_backends",
+)
 # What a setting is, where another kind of value would end in an error of whatever reads it.
 FORMS: Mapping[str, tuple[str, ...]] = {
     "a dictionary": (
@@ -61,7 +66,7 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "a text": ("data_root", "data_format", "cache", "work_dir", "load_from", "log_level", "default_scope"),
     "a text or a dictionary": ("codec",),
     "a whole number": ("patch_size", "patch_overlap"),
-    "True or False": ("resume", "plan_assignment", "tf32"),
+    "True or False": ("resume", "plan_assignment", "tf32", "channels_last", "compiled"),
 }
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 EVALUATORS = ("val_evaluator", "test_evaluator")

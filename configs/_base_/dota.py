@@ -1,5 +1,7 @@
 """DOTA-v1.0 as the published rows use it: patches of 1024 with overlap 200, trained on train, tested on val."""
 
+import os
+
 _base_ = ["./views.py"]
 
 data_root = "data/dota/"
@@ -25,9 +27,12 @@ patch_overlap = 200
 # Built-in scenes that `make data` renders where no DOTA_ROOT is given.
 scenes = dict(train=24, val=8, image_size=(1400, 1400), scale=1.0, seed=0)
 
+# As many as keep a GPU busy, where there are cores: 28 ms an image. torchrun says how many processes share them.
+_cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+_loaders = max(2, min(8, _cores - 1))
 train_dataloader = dict(
     batch_size=2,
-    num_workers=2,
+    num_workers=_loaders,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
     batch_sampler=None,

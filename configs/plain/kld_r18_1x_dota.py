@@ -13,4 +13,6 @@ _base_ = [
     "../_base_/rotated_retinanet_kld_r18.py",
 ]
 
+# All patches have one size: a GPU's fastest algorithms are worth looking for, once.
+env_cfg = dict(cudnn_benchmark=True)
 work_dir = "work_dirs/plain_kld_r18_1x_dota"

@@ -1,9 +1,14 @@
-"""Where a command computes, and whether mmcv's operators run there."""
+"""Where a command computes, how a network is fitted to it, and whether mmcv's operators run there."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmcv.ops import nms
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 
 
 def choose_device(name: str | None = None, turn: int = 0) -> torch.device:
@@ -27,6 +32,38 @@ def choose_device(name: str | None = None, turn: int = 0) -> torch.device:
     # What is made without naming a device, such as a library's workspace, lies there too.
     torch.cuda.set_device(device)
     return device
+
+
+def copy_beside_computing(model: Any) -> None:
+    """Let a detector's images and labels be copied while the device computes, from pinned memory.
+
+    An option of its preprocessor's constructor; but the configs of models must stay what the teachers of caches have.
+    """
+    model.data_preprocessor._non_blocking = True
+
+
+class NetworkLayout(Hook):
+    """Lets a detector's network train in another memory format, or compiled.
+
+    Neither is part of the model's config, and so of a teacher's identity. A live teacher computes as it would alone.
+
+    Args:
+        channels_last: maps lie in memory pixel by pixel, as tensor cores read them.
+        compiled: backbone and neck by torch.compile; mmengine's own `compile` takes the losses in, and breaks.
+    """
+
+    def __init__(self, channels_last: bool, compiled: bool) -> None:
+        self.channels_last = channels_last
+        self.compiled = compiled
+
+    def before_train(self, runner: Runner) -> None:
+        """When weights have been drawn, in the order of the format that all trainings share, or loaded."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)
+        if self.compiled:
+            for part in (model.backbone, model.neck):
+                part.compile()
 
 
 def require_operators(device: str | torch.device) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
 from mmrotate.registry import DATASETS, MODELS
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,6 +20,7 @@ from cache.storage import locate
 from pipelines.base.command import available_cores
 from pipelines.base.experiment import load_config, training_set
 from pipelines.base.ready import require_keys, require_training_images
+from pipelines.base.runner import ConciseRunner
 from pipelines.capture.engine import InProcess
 from pipelines.capture.filling import Filled, fill_cache
 from pipelines.capture.kept import KeptRegions
@@ -169,7 +169,7 @@ def make_loader(config: Config, left_out: tuple[str, ...], batch_size: int, work
     """The config's training loader without some of its transforms; samples carry their `load_seconds`."""
     dataset = dict(config.train_dataloader.dataset)
     dataset["pipeline"] = [step for step in dataset["pipeline"] if step["type"] not in left_out]
-    return Runner.build_dataloader(
+    return ConciseRunner.build_dataloader(
         {
             "batch_size": batch_size,
             "num_workers": workers,

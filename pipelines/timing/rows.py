@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distill.arithmetic import Arithmetic
 from distill.detectors import LiveDistiller
+from pipelines.base.device import copy_beside_computing
 
 Batch = dict[str, Any]
 
@@ -96,6 +97,7 @@ class Student:
         torch.manual_seed(seed)
         self.model: Any = MODELS.build(row.model(config))
         self.model.init_weights()
+        copy_beside_computing(self.model)
         self.model.to(device).train()
         optim_wrapper = config.optim_wrapper
         if arithmetic is not None:

@@ -49,13 +49,16 @@ class MadeUpDevice(TorchDispatchMode):
     """Runs what is called inside on the made-up device.
 
     waits: how often the host would have waited, by (who, file:line, operation); who is 'ours' or the library whose line
-    it is. uploads: copies to the device that no host waits for.
+    it is. uploads: copies to the device that no host waits for. operations: all that ran there. pinned: tensors that
+    were moved into pinned memory.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[tuple[str, str, str]] = Counter()
         self.uploads: Counter[tuple[str, str, str]] = Counter()
+        self.operations: Counter[str] = Counter()
+        self.pinned = 0
         self._places = _Places(self)
 
     def __enter__(self) -> MadeUpDevice:
@@ -77,6 +80,7 @@ class MadeUpDevice(TorchDispatchMode):
         flat = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         on_device = [tensor for tensor in flat if isinstance(tensor, OnDevice)]
         if on_device:
+            self.operations[str(operation)] += 1
             self._judge(operation.overloadpacket, args, kwargs, flat)
         result = operation(*args, **kwargs)
         return tree_map_only(Tensor, mark, result) if on_device else result
@@ -162,6 +166,7 @@ class _Places(TorchFunctionMode):
         if name in ("cpu", "cuda", "pin_memory"):
             target, dtype, non_blocking = torch.device("cpu" if name == "cpu" else DEVICE), None, False
             if name == "pin_memory":
+                self.device.pinned += 1
                 return tensor
         elif name in ("type_as", "to") and rest and isinstance(rest[0], Tensor):
             target, dtype, non_blocking = rest[0].device, rest[0].dtype, kwargs.get("non_blocking", False)

@@ -15,6 +15,7 @@ from distill.assign import (
     CircumscribedHBboxOverlaps2D,
     CircumscribedRBboxOverlaps2D,
     circumscribed_boxes,
+    outer_corners,
     planned_assignment,
 )
 from tests.distill.golden_tools import CASES_AND_FLIPS
@@ -87,6 +88,25 @@ def test_the_configured_iou_finds_at_most_a_few_more(golden, gwd_head) -> None:
 def test_circumscribed_boxes_by_hand(box, width, height) -> None:
     result = circumscribed_boxes(torch.tensor([box], dtype=torch.float64))
     np.testing.assert_allclose(result, [[9, 7, height, width, math.pi / 2]], rtol=1e-9, atol=1e-9)
+
+
+def test_corners_are_the_same_on_every_device() -> None:
+    """Sines and cosines rounded from float64, which no library computes otherwise; the rest is single operations."""
+    random = np.random.default_rng(0)
+    boxes = random.uniform((0, 0, 4, 4, -7), (128, 128, 80, 80, 7), (5000, 5)).astype(np.float32)
+    x, y, width, height, angle = boxes.T
+    cos, sin = (function(angle.astype(np.float64)).astype(np.float32) for function in (np.cos, np.sin))
+    reach = np.stack(
+        [
+            np.abs(width / 2 * cos) + np.abs(height / 2 * sin),
+            np.abs(width / 2 * sin) + np.abs(height / 2 * cos),
+        ]
+    )
+    expected = np.concatenate([np.stack([x, y]) - reach, np.stack([x, y]) + reach]).T
+    np.testing.assert_array_equal(outer_corners(torch.from_numpy(boxes)), expected)
+    # mmrotate's conversion, but for the last bit of a sine.
+    known = RotatedBoxes(torch.from_numpy(boxes)).convert_to("hbox").tensor
+    np.testing.assert_allclose(expected, known, rtol=0, atol=2e-5)
 
 
 def test_both_calculators_give_the_same_iou() -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from distill.detectors import LiveDistiller
 from distill.dota import DOTA_CLASSES
@@ -36,6 +37,8 @@ from tests.distill.made_up_device import DEVICE, MadeUpDevice, OnDevice
 from tests.distill.test_live_equals_cached import random_patches
 
 BATCH_SIZE = 8
+# Of what a step could use, the operations without a deterministic algorithm on a GPU (torch's documentation).
+NOT_DETERMINISTIC = ("bincount", "put.", "histc", "kthvalue", "median", "cumsum", "scatter_reduce", "index_reduce")
 ROTATED = f"classes = {DOTA_CLASSES}\n"
 CONFIG = """
 _base_ = ["{repository}/configs/demo/{base}.py"]
@@ -146,12 +149,25 @@ def test_a_cached_step_waits_for_nothing_of_ours(recipe) -> None:
         by_library[who] += count
     assert by_library == {"mmengine": 1 + len(losses)}, device.table()
     assert by_library.total() <= 8
+    # Nothing that `randomness.deterministic=True` would refuse on a GPU.
+    assert not [name for name in device.operations if name.removeprefix("aten.").startswith(NOT_DETERMINISTIC)]
     # Images and targets, pinned by the loader, are all that travels.
     assert {line.partition(":")[0] for _, line, _ in device.uploads} == {
         "distill/rows.py",
         "mmengine/model/base_model/data_preprocessor.py",
     }, device.table()
     assert all(isinstance(value, OnDevice) for value in losses.values())
+
+
+def test_loaders_pin_all_that_travels(recipe) -> None:
+    """By torch's own function, in the thread of its loader: images, and the targets as one object."""
+    batch = {name: recipe.batch[name] for name in ("inputs", "targets")}
+    tensors: list[Tensor] = []
+    with_tensors(batch["targets"], lambda tensor: tensors.append(tensor) or tensor)
+    with MadeUpDevice() as device:
+        pinned = pin_memory(batch)
+    assert device.pinned == len(tensors) + BATCH_SIZE > 8 + BATCH_SIZE
+    assert torch.equal(pinned["targets"].region.place, batch["targets"].region.place)
 
 
 def test_a_live_step_waits_for_nothing_of_ours(recipe) -> None:

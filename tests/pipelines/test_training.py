@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partialmethod
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,7 @@ from mmengine.config import Config
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmrotate.registry import MODELS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.checkpoint import load_checkpoint, weights_digest
 from distill.heads import RotatedRetinaDistributionHead
@@ -46,6 +47,30 @@ def train_with(command: ModuleType, config: str, work_dir: Path, options: Sequen
 
 def live_options(project: Project) -> list[str]:
     return [f"teacher.config={project.config('teacher')}", f"teacher.checkpoint={project.checkpoint}"]
+
+
+@pytest.mark.parametrize("option", ["channels_last", "compiled"])
+def test_a_network_that_computes_otherwise_trains_the_same(project: Project, tmp_path, monkeypatch, option) -> None:
+    """The first losses to rounding, the later ones as far as that grows; the weights' names are a plain run's."""
+    compiled: list[str] = []
+
+    def as_it_is(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable:
+        compiled.append(option)
+        return graph.forward
+
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=as_it_is))
+    run(project, tmp_path / "plain")
+    run(project, tmp_path / "other", f"{option}=True")
+    assert bool(compiled) is (option == "compiled")
+    plain, other = losses_of(tmp_path / "plain"), losses_of(tmp_path / "other")
+    assert other[0] == pytest.approx(plain[0], rel=1e-4)
+    assert [step["loss"] for step in other] == pytest.approx([step["loss"] for step in plain], rel=1e-3)
+    assert weights_of(tmp_path / "other", len(plain)).keys() == weights_of(tmp_path / "plain", len(plain)).keys()
+    assert initial_digest(tmp_path / "other") == initial_digest(tmp_path / "plain")
+
+
+def initial_digest(work_dir: Path) -> str:
+    return json.loads((work_dir / "run.json").read_text())["initial_sha256"]
 
 
 def losses_of(work_dir: Path) -> list[dict[str, float]]:
@@ -139,7 +164,9 @@ def precision(monkeypatch) -> dict[str, set[torch.dtype]]:
 
     def watched_forward(self, *args):
         maps = forward(self, *args)
-        seen["network"] |= {level.dtype for part in maps for level in part}
+        # Not where the parts of a new model are tried on each other.
+        if self.training:
+            seen["network"] |= {level.dtype for part in maps for level in part}
         return maps
 
     def watched_losses(self, maps, assigned):
