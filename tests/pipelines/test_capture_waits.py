@@ -71,16 +71,15 @@ def test_a_block_on_a_device_is_that_of_the_cpu(project: Project, asked: Teacher
     """On one that does not exist: no operand lies elsewhere, and asking waits for the teacher alone, at its end."""
     synchronized = []
     monkeypatch.setattr(torch.cuda, "synchronize", synchronized.append)
-    codecs = codecs_of(CacheReader(project.cache).manifest.codec)
-    views = [asked.patches[patch] for patch in range(2)]
-    encoder = BlockEncoder(asked.patches, asked.teacher.adapter, codecs)
-    wanted = encoder.encode(0, asked.ask(views))
+    views = [asked.patches[patch] for patch in range(12)]
+    encoder = BlockEncoder(asked.plan, asked.teacher.adapter, CacheReader(project.cache).codec, None)
+    wanted = encoder.encode(0, BlockRows.of(asked.ask(views)))
     there = TeacherViews(load_config(project.config("distill")), asked.plan, deepcopy(asked.teacher), asked.options)
     with MadeUpDevice() as device:
         there.teacher.to(DEVICE)
-        answers = there.ask(views)
+        answers = there.ask(views, timed=True)
         assert device.ours() == {}, device.table()
-        found = encoder.encode(0, answers)
+        found = encoder.encode(0, BlockRows.of(answers))
     assert synchronized == [DEVICE]
     # For what is written, and for the ranges of all its values.
     assert sum(device.ours().values()) == len(LOGIT_FIELDS) + 1, device.table()
