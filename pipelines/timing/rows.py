@@ -55,7 +55,9 @@ def cached_model(config: Config) -> dict[str, Any]:
 
 
 def live_model(config: Config) -> dict[str, Any]:
-    return config.model.to_dict() | {"type": "LiveDistiller", "teacher": dict(config.teacher)}
+    model = config.model.to_dict()
+    model.pop("cache", None)
+    return model | {"type": "LiveDistiller", "teacher": dict(config.teacher)}
 
 
 def keep_all(batch: Batch) -> Batch:

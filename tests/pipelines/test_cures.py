@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -17,6 +18,8 @@ from pipelines.base.invocation import TARGETS, again, given, make, note, running
 from tests.conftest import REPOSITORY
 
 # A value for everything that a command line can name, with what shells and make take apart.
+# Make in make says where it is.
+OUTSIDE_MAKE = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
 VALUES = {
     "config": "my configs/a student's $x.py",
     "teacher": "my configs/teacher.py",
@@ -37,6 +40,7 @@ def argv_of(line: str) -> tuple[str, list[str]]:
     ran = subprocess.run(
         ["bash", "-c", line.replace("make ", "make -n -o .venv/.ready ", 1)],
         cwd=REPOSITORY,
+        env=OUTSIDE_MAKE,
         capture_output=True,
         text=True,
         check=False,
@@ -201,7 +205,9 @@ def test_the_makefile_takes_what_messages_give() -> None:
 )
 def test_a_misspelt_variable_is_no_variable(line: str, said: str) -> None:
     words = shlex.split(line)
-    ran = subprocess.run([words[0], "-n", *words[1:]], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [words[0], "-n", *words[1:]], cwd=REPOSITORY, env=OUTSIDE_MAKE, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 2
     assert said in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
@@ -209,7 +215,7 @@ def test_a_misspelt_variable_is_no_variable(line: str, said: str) -> None:
 
 def test_variables_of_the_environment_may_stand_on_the_line() -> None:
     line = ["make", "-n", "demo", "OMP_NUM_THREADS=1", "TRACEBACK=1", "OPS=all", "CUDA=0", "CUDA_VISIBLE_DEVICES="]
-    assert subprocess.run(line, cwd=REPOSITORY, capture_output=True, check=False).returncode == 0
+    assert subprocess.run(line, cwd=REPOSITORY, env=OUTSIDE_MAKE, capture_output=True, check=False).returncode == 0
 
 
 def next_line(capfd) -> str:

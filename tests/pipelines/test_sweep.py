@@ -107,8 +107,8 @@ def test_a_run_that_fails_stops_no_other(project: Project, tmp_path, capfd) -> N
     broken = {"optim_wrapper.optimizer.lr": -1.0}
     file = write_sweep(project, tmp_path, {"broken": broken}, baseline=project.config("plain"))
     assert call(sweep, "--sweep", file, "--jobs", 2) == 1
-    error = capfd.readouterr().err.splitlines()[-1]
-    assert error.startswith("sweep failed: broken: ")
+    error = capfd.readouterr().err
+    assert "\nsweep failed: broken: " in error
     assert "Invalid learning rate: -1.0" in error
     assert "1 of 2 runs finished" in (tmp_path / "runs/sweep.md").read_text()
     # Mended under its old name, it is another run.

@@ -34,6 +34,7 @@ DISTILL = "distill --config {distill} --work-dir {work} --cfg-options"
 CAPTURE = "cache_teacher --config {distill}"
 EVALUATE = "evaluate --config {plain} --checkpoint {weights}"
 TYPOS = {
+    "recode_cache --to new.zarr --codec smaller": "or a bound of mean KL such as 2e-5 is needed, not 'smaller'",
     # data
     "data --confg {teacher}": "there is no option --confg. Did you mean --config?",
     "data --config {teacher} --workers two": "--workers: must be a whole number of at least 1, not 'two'",
