@@ -7,7 +7,6 @@ from typing import Any
 from mmengine.config import Config
 
 from cache.storage import locate
-from pipelines.base.experiment import build_adapter
 
 MODELS = {"cached": "CachedDistiller", "live": "LiveDistiller"}
 WORDS = {
@@ -61,6 +60,9 @@ def point_to_head(config: Config) -> None:
         raise ValueError(
             f"the training pipeline has {len(steps)} FindRegion, one is needed where the teacher is live (configs/live)"
         )
+    # Which kind a config is must be known before torch is imported.
+    from pipelines.base.experiment import build_adapter
+
     grid = build_adapter(config).describe()["grid"]
     steps[0].update(grid=grid, pad_size_divisor=config.model.data_preprocessor.get("pad_size_divisor", 1))
 
