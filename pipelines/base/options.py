@@ -79,6 +79,8 @@ def require_known_options(config: Config, source: str) -> None:
 
 def _parts(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every part of a config that a class, or something that reads a fixed set of options, is made from."""
+    # A built head has the detector's settings as well: the config of a run that was started holds both.
+    path = path.replace("model.bbox_head.t", "model.t")
     if isinstance(value, Mapping):
         is_loader = path.endswith("_dataloader")
         if "type" in value or path in PLAIN_PARTS or path in DEFAULT_TYPES or is_loader:
