@@ -93,7 +93,8 @@ def print_probe(probe: Probe, plan: Plan) -> None:
         table.add_row("rows", probe.codec.dtype)
     table.add_row("predicted size", f"{probe.bytes / 1e6:,.1f} MB, {probe.bytes_per_row:.1f} bytes a row")
     table.add_row(
-        "predicted time of the capture", f"{probe.seconds:,.0f} s, {probe.seconds / plan.num_views:.3g} s a view"
+        "predicted time of the capture",
+        f"{probe.seconds:,.0f} s while the machine is as busy as now, {probe.seconds / plan.num_views:.3g} s a view",
     )
     table.add_row("teacher alone", f"{probe.teacher_seconds:.3g} s a view")
     Console().print(table)
