@@ -19,7 +19,7 @@ REPEAT_TOLERANCE = {"float32": 1e-4, "tf32": 5e-3, "float16": 5e-3, "bfloat16": 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a teacher computes; a GPU always by deterministic algorithms.
+    """How a teacher computes; for a cache a GPU always takes deterministic algorithms.
 
     dtype: float32, or autocast to float16 or bfloat16. tf32: a GPU rounds the factors of float32 products to 10 bits.
     channels_last: its maps lie in memory pixel by pixel. compile: backbone and neck by torch.compile.
@@ -55,12 +55,16 @@ class Arithmetic:
         return described | {"gpu": gpu, "cudnn": cudnn.version(), "deterministic": True, "tf32": self.tf32}
 
     @contextmanager
-    def applied(self, device: torch.device) -> Iterator[None]:
-        """Compute so, whatever the process around it has set; the layout is left to whoever holds the tensors."""
+    def applied(self, device: torch.device, *, deterministic: bool = True) -> Iterator[None]:
+        """Compute so, whatever the process around it has set; the layout is left to whoever holds the tensors.
+
+        deterministic: by algorithms that repeat themselves; otherwise by those that the process takes.
+        """
         precision, flags = _precision(), (cudnn.deterministic, cudnn.benchmark)
         try:
             use_tf32(self.tf32)
-            cudnn.deterministic, cudnn.benchmark = True, False
+            if deterministic:
+                cudnn.deterministic, cudnn.benchmark = True, False
             with torch.autocast(device.type, getattr(torch, self.dtype), enabled=self.dtype != "float32"):
                 yield
         finally:

@@ -39,6 +39,7 @@ class FrozenTeacher:
         self.model_config = model_config
         self.classes = classes
         self.arithmetic: Arithmetic | None = None
+        self.deterministic = True
         self.adapter: HeadAdapter = adapter_of(model.bbox_head)
 
     @classmethod
@@ -76,8 +77,8 @@ class FrozenTeacher:
             self.model.to(device)
         return self
 
-    def compute_in(self, arithmetic: Arithmetic) -> FrozenTeacher:
-        """Answer in this arithmetic from now on; without, in that of the process."""
+    def compute_in(self, arithmetic: Arithmetic, *, deterministic: bool = True) -> FrozenTeacher:
+        """Answer in this arithmetic from now on, `deterministic` as in `applied`; without, in that of the process."""
         if arithmetic.compile and not (self.arithmetic and self.arithmetic.compile):
             # Past its limit torch would go on without compiling, and the answers would be others.
             torch._dynamo.config.recompile_limit = MAX_COMPILED_SIZES
@@ -86,7 +87,7 @@ class FrozenTeacher:
                 part.compile(dynamic=False)
         if arithmetic.channels_last:
             self.model.to(memory_format=torch.channels_last)
-        self.arithmetic = arithmetic
+        self.arithmetic, self.deterministic = arithmetic, deterministic
         return self
 
     def preprocess(self, images: Tensor) -> Tensor:
@@ -107,7 +108,11 @@ class FrozenTeacher:
         if arithmetic is not None and arithmetic.channels_last:
             batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
         try:
-            with arithmetic.applied(batch_inputs.device) if arithmetic else nullcontext():
+            with (
+                arithmetic.applied(batch_inputs.device, deterministic=self.deterministic)
+                if arithmetic
+                else nullcontext()
+            ):
                 cls_scores, bbox_preds = self.model.bbox_head(self.model.extract_feat(batch_inputs))
         except RuntimeError as error:
             if arithmetic is None or not arithmetic.compile:

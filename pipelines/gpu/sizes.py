@@ -66,15 +66,19 @@ def title(arithmetic: Arithmetic) -> str:
 
 
 @contextmanager
-def process_in(arithmetic: Arithmetic, *, deterministic: bool = False) -> Iterator[None]:
-    """All that this process computes, students included; an arithmetic's dtype is left to them."""
-    before = uses_tf32(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+def process_in(arithmetic: Arithmetic, *, deterministic: bool = False, search: bool = False) -> Iterator[None]:
+    """All that this process computes, students included; an arithmetic's dtype and layout are left to them.
+
+    search: cuDNN tries its algorithms and keeps the fastest.
+    """
+    cudnn = torch.backends.cudnn
+    before = uses_tf32(), torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
     try:
         use_tf32(arithmetic.tf32)
         torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.deterministic = deterministic
+        cudnn.deterministic, cudnn.benchmark = deterministic, search
         yield
     finally:
         use_tf32(before[0])
         torch.use_deterministic_algorithms(before[1])
-        torch.backends.cudnn.deterministic = before[2]
+        cudnn.deterministic, cudnn.benchmark = before[2:]

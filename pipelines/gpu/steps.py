@@ -41,7 +41,7 @@ def time_steps(
 ) -> list[TimedStep]:
     """A plain, a cached and a live student side by side."""
     rows = [row for row in ROWS if row.name in TIMED]
-    with process_in(arithmetic):
+    with process_in(arithmetic, search=config.env_cfg.cudnn_benchmark):
         memory = {row.name: _peak(row, config, batches, device, arithmetic) for row in rows}
         students = [Student(row, config, device, 0, arithmetic) for row in rows]
         times = alternate(students, batches, sizes.warmup, device)

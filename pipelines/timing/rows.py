@@ -111,7 +111,7 @@ class Student:
         if arithmetic.channels_last:
             self.model.to(memory_format=torch.channels_last)
         if isinstance(self.model, LiveDistiller):
-            self.model.teacher.compute_in(arithmetic)
+            self.model.teacher.compute_in(arithmetic, deterministic=torch.backends.cudnn.deterministic)
         if arithmetic.dtype == "float32":
             return optim_wrapper
         return {**optim_wrapper, "type": "AmpOptimWrapper", "dtype": arithmetic.dtype}

@@ -69,6 +69,15 @@ def test_torch_is_set_while_a_teacher_computes(arithmetic: Arithmetic, kept_sett
     assert settings() == before
 
 
+def test_algorithms_may_be_left_to_the_process(kept_settings) -> None:
+    """A live teacher that is timed beside a student takes those that the student takes."""
+    cudnn.deterministic, cudnn.benchmark = False, True
+    with Arithmetic(tf32=True).applied(CPU, deterministic=False):
+        assert (cudnn.deterministic, cudnn.benchmark) == (False, True)
+        assert cudnn.conv.fp32_precision == "tf32"
+    assert (cudnn.deterministic, cudnn.benchmark) == (False, True)
+
+
 def test_tf32_is_set_for_a_whole_process(kept_settings) -> None:
     for on in (False, True):
         use_tf32(on)
