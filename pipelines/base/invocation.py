@@ -24,6 +24,7 @@ TARGETS: Mapping[str, Mapping[str, str]] = {
     "verify-cache": {**_STUDENT, **_TEACHER, "CACHE": "cache"},
     "inspect-cache": {**_STUDENT, "CACHE": "cache", "CHECKPOINT": "checkpoint", "WORK_DIR": "work_dir"},
     "fetch-cache": {"CACHE": "cache"},
+    "recode-cache": {**_STUDENT, "CACHE": "cache"},
     "caches": {"CACHE": "folder"},
     "config": _STUDENT,
     "distill": {"CONFIG": "config", "CACHE": "cache", **_RUN},

@@ -64,7 +64,8 @@ def parse(line: str, monkeypatch: pytest.MonkeyPatch):
 def test_every_variable_arrives_through_the_shell_make_and_argparse(target: str, monkeypatch) -> None:
     with running("", []):
         meanings = {meaning: VALUES[meaning] for meaning in TARGETS[target].values()}
-        arguments = ["--to", "x"] if target == "fetch-cache" else []
+        needed = {"fetch-cache": ["--to", "x"], "recode-cache": ["--to", "x", "--codec", "small"]}
+        arguments = needed.get(target, [])
         line = make(target, arguments=arguments, **meanings)
     found = vars(parse(line, monkeypatch))
     for variable, meaning in TARGETS[target].items():
