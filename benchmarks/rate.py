@@ -29,7 +29,7 @@ from mmengine.logging import MMLogger
 from mmrotate.registry import MODELS
 from torch import Tensor, nn
 
-from cache.cells import HeadShape, fit_basis
+from cache.cells import LARGEST_CODE, WIDE_STEPS, HeadShape, fit_basis
 from cache.codec import BOUND_TEMPERATURE, PRESETS
 from cache.grid import AnchorGrid
 from cache.layout import CELLS_PER_CHUNK, COEFFICIENT_LEVEL, ROWS_PER_CHUNK
@@ -159,8 +159,10 @@ class Coded:
         found = []
         for coefficients in self.coefficients:
             steps = np.rint(coefficients.T / step).astype(np.int32)
-            wide = np.abs(steps).max(axis=1) > 127
-            found.append(np.concatenate([(steps[wide] + 128) >> 8, steps]).astype(np.int8))
+            wide = np.abs(steps).max(axis=1) > LARGEST_CODE
+            high = (steps[wide] + LARGEST_CODE) // WIDE_STEPS
+            steps[wide] -= WIDE_STEPS * high
+            found.append(np.concatenate([high, steps]).astype(np.int8))
         return found
 
 

@@ -19,7 +19,7 @@ from pipelines.reporting.plotting import BLUE, GREEN, NEUTRAL, ORANGE, PINK, sty
 COLOURS = (NEUTRAL, PINK, ORANGE, BLUE, GREEN)
 BOUNDS = {name: bound for name, bound in PRESETS.items() if isinstance(bound, float)}
 # Of the gradient's cosine: of `default`, for an untrained student and at the end of training.
-COSINE_TARGETS = {"0.9999": 1e-4, "0.999": 1e-3}
+COSINE_TARGETS = {"cosine 0.9999": 1e-4, "cosine 0.999": 1e-3}
 
 Point = Mapping[str, Any]
 

@@ -300,10 +300,10 @@ class CellCodec:
                 f"±{largest[column] * self.step:.4g}, fixed from the probe. Capture into a new cache with codec "
                 "'half', or with a coarser one"
             )
-        steps = steps.astype(np.int32)
-        high = (steps[:, : self.wide] + LARGEST_CODE) // WIDE_STEPS
-        low = steps - np.pad(WIDE_STEPS * high, ((0, 0), (0, steps.shape[1] - self.wide)))
-        return np.ascontiguousarray(np.concatenate([high, low], axis=1).T.astype(np.int8))
+        columns = steps.T.astype(np.int32)
+        high = (columns[: self.wide] + LARGEST_CODE) // WIDE_STEPS
+        columns[: self.wide] -= WIDE_STEPS * high
+        return np.ascontiguousarray(np.concatenate([high, columns], dtype=np.int8, casting="unsafe"))
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """(J, n) codes -> (n, A, P) float32 logits; the mean of every group of bins is that of the offset."""

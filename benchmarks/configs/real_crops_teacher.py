@@ -1,6 +1,7 @@
-"""A narrow R-34 teacher with a 256-channel head on real crops of 256 px, for `benchmarks.rate`.
+"""A narrow R-34 teacher with a 256-channel head on real crops of 256 px, for `benchmarks.rate`: all crops first.
 
-It learns the few crops of a small DOTA sample by heart: what its logits look like is wanted, not its accuracy.
+real_crops_fine_teacher.py goes on with those of four images until it knows them by heart: what the logits of a teacher
+that detects look like is wanted, not its accuracy. Data: make data CONFIG= this file DOTA_ROOT= a DOTA sample.
 Command: make teacher TEACHER=benchmarks/configs/real_crops_teacher.py; about an hour on one CPU core
 """
 
