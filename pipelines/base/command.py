@@ -36,7 +36,7 @@ def run_command(main: Main, parser: argparse.ArgumentParser, argv: Sequence[str]
             from pipelines.base.cures import cure_of
 
             cure = cure_of(error)
-            return _fail(f"{_one_line(error).rstrip('.')}. {cure}" if cure else _one_line(error), 1)
+            return _fail(f"{one_line(error).rstrip('.')}. {cure}" if cure else one_line(error), 1)
 
 
 def existing_file(text: str) -> Path:
@@ -93,7 +93,8 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, without the traceback that a loader process sends with it."""
     # A loader process sends its error as a traceback; the error itself is the traceback's end.
     _, traceback, sent = str(error).partition("Original Traceback (most recent call last):")
     if traceback:

@@ -14,6 +14,7 @@ from mmengine.config import Config
 
 from cache.plan import Plan
 from distill.arithmetic import Arithmetic
+from pipelines.base.command import one_line
 from pipelines.base.experiment import load_config
 from pipelines.capture.kept import KeptRegions
 from pipelines.capture.options import CaptureOptions
@@ -86,7 +87,7 @@ class Check:
         try:
             part(*arguments, **named)
         except (RuntimeError, ValueError) as error:
-            self.found.problems.append(f"{name}: {str(error).strip().partition(chr(10))[0]}")
+            self.found.problems.append(f"{name}: {one_line(error)}")
 
     @cached_property
     def project(self) -> Project:

@@ -106,8 +106,7 @@ class GpuMemory(Hook):
 class LoaderMemory(Hook):
     """The largest memory that a loader process has for itself; None without loader processes.
 
-    Resident memory would count what a loader shares with the process that it was forked from. Looked at every
-    `interval` steps, and after the first ones.
+    Looked at every `interval` steps, and after the first ones.
     """
 
     priority = "LOWEST"
@@ -119,8 +118,15 @@ class LoaderMemory(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if batch_idx < FIRST_STEPS or not batch_idx % self.interval:
             for child in multiprocessing.active_children():
-                own = _kilobytes(f"/proc/{child.pid}/smaps_rollup", "Private_Clean", "Private_Dirty")
-                self.peak = max(self.peak or 0, own or 0) or None
+                self.peak = max(self.peak or 0, own_memory(child.pid) or 0) or None
+
+
+def own_memory(pid: int | None) -> int | None:
+    """Bytes of a process that no other shares with it; None where it has ended.
+
+    Resident memory would count what a loader shares with the process that it was forked from.
+    """
+    return _kilobytes(f"/proc/{pid}/smaps_rollup", "Private_Clean", "Private_Dirty")
 
 
 def bare_model(runner: Runner) -> nn.Module:

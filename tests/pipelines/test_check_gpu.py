@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.optim.optimizer import amp_optimizer_wrapper
+from torch.utils.data import DataLoader, Dataset
 
 from cache.reader import CacheReader
 from pipelines import check_gpu
@@ -42,13 +45,21 @@ STEPS, CAPTURES = (STEP_ARITHMETICS[0], STEP_ARITHMETICS[-1]), CAPTURE_ARITHMETI
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory) -> Checked:
-    """Every part once."""
+    """Every part once, in a process that has read no records, as the command's: one that has could fork no loaders."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as executor:
+        return executor.submit(check_all, tmp_path_factory.mktemp("check")).result()
+
+
+def check_all(folder: Path) -> Checked:
+    # A spawned process would spawn its loaders as well.
+    multiprocessing.set_start_method("fork", force=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check, "STEP_ARITHMETICS", STEPS)
         patch.setattr(check, "CAPTURE_ARITHMETICS", CAPTURES)
         # mmengine's wrapper asks for a GPU when it is built; its work needs none.
         patch.setattr(amp_optimizer_wrapper, "is_cuda_available", lambda: True)
-        return Check(CPU, SMALL, tmp_path_factory.mktemp("check"), seconds=600).run()
+        return Check(CPU, SMALL, folder, seconds=600).run()
 
 
 @pytest.mark.slow
@@ -93,6 +104,25 @@ def test_a_part_that_fails_is_told_and_others_go_on(tmp_path: Path, monkeypatch)
     (problem,) = found.problems
     assert problem.startswith("operators: ")
     assert found.answers == 0.0
+
+
+def test_a_loaders_reason_is_told(tmp_path: Path) -> None:
+    """Torch sends it as the last line of a traceback."""
+
+    def fail() -> None:
+        next(iter(DataLoader(Unreadable(), num_workers=1)))
+
+    small = Check(CPU, SMALL, tmp_path, seconds=600)
+    small._part("steps", fail)
+    assert small.found.problems == ["steps: image a.png cannot be decoded"]
+
+
+class Unreadable(Dataset[None]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise ValueError("image a.png cannot be decoded")
 
 
 def test_nothing_begins_when_time_is_up(tmp_path: Path) -> None:
