@@ -149,21 +149,28 @@ class Basis:
         """(n, N) float64 coefficients of cells (n, A, P), of whose priors those of (n, A) are stored."""
         found = np.empty((len(values), len(self.directions)))
         for cells, known in self.head.by_stored_priors(is_stored):
-            key = known.tobytes()
-            if key not in self._projections:
-                self._projections[key] = self._projection(known)
-            projection, of_mean = self._projections[key]
+            projection, of_mean = self._projection(known)
             stored = known[:: len(self.head.reduction[0])]
             logits = values[np.ix_(cells, stored)].reshape(len(cells), -1).astype(np.float64)
             found[cells] = logits @ projection - of_mean
         return found
 
+    def sensitivity(self, is_stored: np.ndarray) -> np.ndarray:
+        """(n, N) most by which coefficients of cells change where no stored logit changes by more than one."""
+        found = np.empty((len(is_stored), len(self.directions)))
+        for cells, known in self.head.by_stored_priors(is_stored):
+            found[cells] = np.abs(self._projection(known)[0]).sum(axis=0)
+        return found
+
     def _projection(self, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """From the logits of the stored priors to coefficients, in one product; and what the mean gives."""
-        there = self.directions[:, known] + self.directions[:, ~known] @ self._predictor.weights(known)
-        forth = self.head.reduction[0]
-        projection = there.reshape(len(there), -1, len(forth)) @ forth
-        return projection.reshape(len(there), -1).T.copy(), there @ self.mean[known]
+        key = known.tobytes()
+        if key not in self._projections:
+            there = self.directions[:, known] + self.directions[:, ~known] @ self._predictor.weights(known)
+            forth = self.head.reduction[0]
+            projection = there.reshape(len(there), -1, len(forth)) @ forth
+            self._projections[key] = projection.reshape(len(there), -1).T.copy(), there @ self.mean[known]
+        return self._projections[key]
 
 
 class Predictor:
@@ -304,6 +311,20 @@ class CellCodec:
         high = (columns[: self.wide] + LARGEST_CODE) // WIDE_STEPS
         columns[: self.wide] -= WIDE_STEPS * high
         return np.ascontiguousarray(np.concatenate([high, columns], dtype=np.int8, casting="unsafe"))
+
+    def coefficients(self, codes: np.ndarray) -> np.ndarray:
+        """(J, n) codes -> (n, N) float64 coefficients that they stand for."""
+        steps = codes[self.wide :].astype(np.float64)
+        steps[: self.wide] += WIDE_STEPS * codes[: self.wide].astype(np.float64)
+        return self.step * steps.T
+
+    def expected(self, values: np.ndarray, is_stored: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients of cells (n, A, P) and stored priors (n, A), and how far those of a store may be; (n, N) both.
+
+        Half a step, and as far as a change of every stored logit by `tolerance` can move a coefficient.
+        """
+        basis = self._stored_basis
+        return basis.coefficients(values, is_stored), 0.5 * self.step + tolerance * basis.sensitivity(is_stored)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """(J, n) codes -> (n, A, P) float32 logits; the mean of every group of bins is that of the offset."""

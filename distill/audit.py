@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,15 @@ from mmengine.runner import Runner
 from mmrotate.registry import HOOKS
 from torch import Tensor, nn
 
-from cache.cells import CellCodec
+from cache.cells import CellCodec, HeadShape
 from cache.codec import LOGIT_FIELDS, Codec
 from cache.manifest import Manifest, require_equal
-from cache.reader import CacheReader, TargetRecord
+from cache.reader import CacheReader, CodedRecord, TargetRecord
 from cache.view import View
 from distill.arithmetic import Arithmetic
 from distill.interface import require_same_interface
 from distill.rows import Rows, subtract_row_max
-from distill.targets import BatchTargets, TargetDecoder
+from distill.targets import BatchTargets
 from distill.teacher import FrozenTeacher
 from distill.transforms import LoadTeacherTargets
 
@@ -29,15 +29,31 @@ WEIGHT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A stored record beside the teacher's answer; problem is None where it lies within the bound.
+class Difference:
+    """How far stored values are from the teacher's where that is most of what is allowed.
 
-    error, largest: by field of logits, the largest difference and the teacher's largest magnitude.
+    codec_bound, repeat_tolerance: what the codec and two forwards of one teacher may do to a value; of any value, the
+    largest of each.
+    """
+
+    max_abs_error: float
+    codec_bound: float
+    repeat_tolerance: float
+
+    def largest(self, other: Difference) -> Difference:
+        """Of both."""
+        return Difference(*(max(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A stored record beside the teacher's answer; problem is None where it lies within the bounds.
+
+    found: by field of logits, and where cells are stored of their `coefficients`.
     """
 
     problem: str | None
-    error: dict[str, float]
-    largest: dict[str, float]
+    found: dict[str, Difference] = field(default_factory=dict)
 
 
 def repeat_tolerance(largest: float, share: float) -> float:
@@ -45,40 +61,91 @@ def repeat_tolerance(largest: float, share: float) -> float:
     return share * max(1.0, largest)
 
 
-def compare_record(stored: TargetRecord, teacher: TargetRecord, codec: Codec, tolerance: float) -> Comparison:
-    """What is wrong with a stored record: priors, weights, then logits beyond the codec's bound and the tolerance.
+def compare_record(
+    stored: CodedRecord, teacher: TargetRecord, codec: Codec, head: HeadShape, tolerance: float, own_codes: bool = True
+) -> Comparison:
+    """What is wrong with a stored record: priors, weights, logits or coefficients beyond bound and tolerance.
 
     tolerance: the share of the largest logit by which two forwards of one teacher may differ.
+    own_codes: codes of cells are those of the teacher's answers at just these priors: all that the store has of the
+        view, and not of another store's, which had rounded them.
     """
     if not np.array_equal(stored.prior_index, teacher.prior_index):
-        return Comparison(f"its {len(stored)} priors are not the region that the labels give ({len(teacher)})", {}, {})
+        return Comparison(f"its {len(stored)} priors are not the region that the labels give ({len(teacher)})")
     if not len(stored):
-        return Comparison(None, {}, {})
+        return Comparison(None)
     weight_error = float(np.abs(stored.weight - teacher.weight).max())
     if not weight_error <= WEIGHT_TOLERANCE:
-        return Comparison(f"its weights differ by {weight_error:.3g} from those that the labels give", {}, {})
-    problem: str | None = None
-    error: dict[str, float] = {}
-    largest: dict[str, float] = {}
-    for field in LOGIT_FIELDS:
-        ours, theirs = getattr(stored, field), getattr(teacher, field)
-        largest[field] = float(np.abs(theirs).max())
-        if isinstance(codec, CellCodec) and field == "box_logits" and theirs.ndim == 3 and theirs.shape[2] > 1:
-            # Cells do not hold the mean of a group of bins, which no loss reads.
-            ours, theirs = (values - values.mean(axis=-1, keepdims=True) for values in (ours, theirs))
-        difference = np.abs(ours - theirs)
-        allowed = logit_bound(codec, field, largest[field]) + repeat_tolerance(largest[field], tolerance)
-        bounds = np.broadcast_to(allowed if len(allowed) == 1 else allowed.reshape(theirs.shape[1:]), theirs.shape)
-        # A difference that is no number is the largest.
-        place = np.unravel_index(np.argmax(difference / bounds), difference.shape)
-        error[field], bound = float(difference[place]), float(bounds[place])
-        if not error[field] <= bound and problem is None:
-            problem = (
-                f"{field} differ by {error[field]:.4g} from the teacher's, bound {bound:.4g}: at prior "
-                f"{int(stored.prior_index[place[0]])} {float(ours[place]):.6g} is in the cache but "
-                f"{float(theirs[place]):.6g} is the teacher's"
-            )
-    return Comparison(problem, error, largest)
+        return Comparison(f"its weights differ by {weight_error:.3g} from those that the labels give")
+    decoded = stored.decode(codec, head)
+    compared = {name: _compare_logits(name, decoded, teacher, codec, tolerance) for name in LOGIT_FIELDS}
+    if isinstance(codec, CellCodec) and own_codes:
+        compared["coefficients"] = _compare_coefficients(stored, teacher, codec, tolerance)
+    problem = next((problem for problem, _ in compared.values() if problem), None)
+    return Comparison(problem, {name: difference for name, (_, difference) in compared.items()})
+
+
+def _compare_logits(
+    name: str, stored: TargetRecord, teacher: TargetRecord, codec: Codec, tolerance: float
+) -> tuple[str | None, Difference]:
+    ours, theirs = getattr(stored, name), getattr(teacher, name)
+    largest = float(np.abs(theirs).max())
+    if isinstance(codec, CellCodec) and name == "box_logits" and theirs.ndim == 3 and theirs.shape[2] > 1:
+        # Cells do not hold the mean of a group of bins, which no loss reads.
+        ours, theirs = (values - values.mean(axis=-1, keepdims=True) for values in (ours, theirs))
+    difference = np.abs(ours - theirs)
+    of_codec, of_forward = logit_bound(codec, name, largest), repeat_tolerance(largest, tolerance)
+    allowed = of_codec + of_forward
+    bounds = np.broadcast_to(allowed if len(allowed) == 1 else allowed.reshape(theirs.shape[1:]), theirs.shape)
+    # A difference that is no number is the largest.
+    place = np.unravel_index(np.argmax(difference / bounds), difference.shape)
+    error, bound = float(difference[place]), float(bounds[place])
+    found = Difference(error, float(of_codec.max()), of_forward)
+    if error <= bound:
+        return None, found
+    problem = (
+        f"{name} differ by {error:.4g} from the teacher's, bound {bound:.4g}: at prior "
+        f"{int(stored.prior_index[place[0]])} {float(ours[place]):.6g} is in the cache but {float(theirs[place]):.6g} "
+        "is the teacher's"
+    )
+    return problem, found
+
+
+def _compare_coefficients(
+    stored: CodedRecord, teacher: TargetRecord, codec: CellCodec, tolerance: float
+) -> tuple[str | None, Difference]:
+    """Far narrower than the bound of a logit, where the errors of all coefficients may add up."""
+    assert stored.coefficients is not None
+    assert stored.cell_row is not None
+    logits = np.concatenate([teacher.cls_logits, teacher.box_logits.reshape(len(teacher), -1)], axis=1)
+    cells = stored.coefficients.shape[1]
+    values = np.zeros((cells * codec.head.priors, codec.head.values), dtype=np.float32)
+    values[stored.cell_row] = logits
+    is_stored = np.zeros(len(values), dtype=bool)
+    is_stored[stored.cell_row] = True
+    of_forward = repeat_tolerance(float(np.abs(logits).max()), tolerance)
+    theirs, bounds = codec.expected(
+        values.reshape(cells, codec.head.priors, -1), is_stored.reshape(cells, -1), of_forward
+    )
+    ours = codec.coefficients(stored.coefficients)
+    difference = np.abs(ours - theirs)
+    place = np.unravel_index(np.argmax(difference / bounds), difference.shape)
+    error, bound = float(difference[place]), float(bounds[place])
+    found = Difference(error, 0.5 * codec.step, float(bounds.max()) - 0.5 * codec.step)
+    if error <= bound:
+        return None, found
+    first = stored.prior_index[np.searchsorted(stored.cell_row, place[0] * codec.head.priors)]
+    problem = (
+        f"coefficients differ by {error:.4g} from the teacher's, bound {bound:.4g}: of the cell of prior {int(first)}, "
+        f"column {codec.wide + int(place[1])}, {ours[place]:.6g} is in the cache but {theirs[place]:.6g} is the "
+        "teacher's"
+    )
+    return problem, found
+
+
+def is_recoded(manifest: Manifest) -> bool:
+    """Whether a store was made from another that was not exact."""
+    return "source" in manifest.codec
 
 
 def logit_bound(codec: Codec, field: str, largest: float) -> np.ndarray:
@@ -129,7 +196,7 @@ class TeacherAudit(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Load the teacher and compare it with the cache's manifest."""
-        cache = CacheReader(_cache_of(runner))
+        self.cache = cache = CacheReader(_cache_of(runner))
         source = self._source or runner.cfg.get("teacher")
         if not source:
             raise ValueError(
@@ -142,7 +209,6 @@ class TeacherAudit(Hook):
         # As the cache was captured, whatever the student computes in; one forward now and then repays no compilation.
         self.teacher.compute_in(replace(Arithmetic.of(cache.manifest.numeric), compile=False))
         require_teacher_of(cache.manifest, self.teacher, f"cache {cache.path}")
-        self.codec = cache.codec
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Audit where it is time."""
@@ -156,26 +222,27 @@ class TeacherAudit(Hook):
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         sample = data_batch["data_samples"][position]
-        compared = self.audit(model.data_preprocessor, data_batch["inputs"][position], targets, position)
         view = View(sample.img_id, sample.metainfo.get("flip_direction") or "none")
+        compared = self.audit(model.data_preprocessor, data_batch["inputs"][position], targets, position, view)
         if compared.problem:
             raise ValueError(
                 f"teacher audit at step {runner.iter + 1}: view {view}: {compared.problem}. "
                 f"Run make verify-cache CACHE={_cache_of(runner)}; where teacher, code or libraries have changed, "
                 "capture a new cache"
             )
-        errors = ", ".join(f"{field} {error:.4g}" for field, error in compared.error.items())
+        errors = ", ".join(f"{name} {difference.max_abs_error:.4g}" for name, difference in compared.found.items())
         runner.logger.info(f"teacher audit at step {runner.iter + 1}: view {view} is the teacher's; error: {errors}")
 
-    def audit(self, preprocessor: nn.Module, image: Tensor, targets: BatchTargets, position: int) -> Comparison:
+    def audit(
+        self, preprocessor: nn.Module, image: Tensor, targets: BatchTargets, position: int, view: View
+    ) -> Comparison:
         """The targets of one view of a batch beside the teacher's answer to its image (3, H, W) uint8."""
         # Alone, as a batch of one: the other views of the batch do not matter.
         inputs = preprocessor({"inputs": [image], "data_samples": None})["inputs"]
         maps = self.teacher.to(inputs.device).forward(inputs)
         adapter = self.teacher.adapter
         grid = adapter.grid_of_maps(maps[0])
-        decoder = TargetDecoder(adapter.box_shape, self.codec).to(inputs.device)
-        stored = targets.record(position, grid, decoder)
+        stored = targets.record(position, grid)
         logits = adapter.gather(maps, Rows.of(grid, [stored.prior_index]).to(inputs.device))
         answer = TargetRecord(
             stored.prior_index,
@@ -185,7 +252,11 @@ class TeacherAudit(Hook):
         )
         arithmetic = self.teacher.arithmetic or Arithmetic()
         tolerance = arithmetic.repeat_tolerance if self.tolerance is None else self.tolerance
-        return compare_record(stored, answer, self.codec, tolerance)
+        cache = self.cache
+        # A student of a smaller region reads some of the stored priors.
+        whole = len(stored) == cache.plan.priors_per_view[cache.find(view.patch_id, view.draw).index]
+        own_codes = whole and not is_recoded(cache.manifest)
+        return compare_record(stored, answer, cache.codec, cache.head, tolerance, own_codes)
 
 
 def _cache_of(runner: Runner) -> str:

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from cache.cells import CellCodec
 from cache.codec import LOGIT_FIELDS, Codec
 from cache.grid import AnchorGrid
-from cache.reader import CodedRecord, TargetRecord
-from distill.rows import Logits, Rows, stack_by_level, subtract_row_max, with_tensors
+from cache.reader import CodedRecord
+from distill.rows import Logits, Rows, stack_by_level, with_tensors
 
 
 @dataclass(frozen=True)
@@ -221,14 +221,25 @@ class BatchTargets:
         """The same in memory that a device copies from without the host; torch's loaders call it."""
         return with_tensors(self, Tensor.pin_memory)
 
-    def record(self, image: int, grid: AnchorGrid, decoder: TargetDecoder) -> TargetRecord:
-        """What one image learns from a cache, decoded; `grid`: the image's own."""
+    def record(self, image: int, grid: AnchorGrid) -> CodedRecord:
+        """What one image learns from a cache, as it is stored; `grid`: the image's own."""
         assert self.answers is not None
-        logits = decoder(self.answers)
-        values = self.region.prior_index, self.weight, logits.cls_logits, subtract_row_max(logits.box_logits)
-        prior, *others = (self.region.by_image(value)[image].cpu().numpy() for value in values)
+        own = {"prior_index": self.region.prior_index, "weight": self.weight}
+        own |= {name: getattr(self.answers, name) for name in (*LOGIT_FIELDS, "cell_row")}
+        values = {
+            name: self.region.by_image(of_batch)[image].cpu().numpy()
+            for name, of_batch in own.items()
+            if of_batch is not None
+        }
         moved = grid.reindex(np.arange(grid.num_priors), self.region.grid)
-        return TargetRecord(np.searchsorted(moved, prior), *others)
+        values["prior_index"] = np.searchsorted(moved, values["prior_index"])
+        if self.answers.coefficients is not None:
+            # The batch holds the cells of all its images.
+            cell, prior = np.divmod(values["cell_row"], grid.anchors_per_cell)
+            cells, place = np.unique(cell, return_inverse=True)
+            values["cell_row"] = place * grid.anchors_per_cell + prior
+            values["coefficients"] = self.answers.coefficients[:, cells].cpu().numpy()
+        return CodedRecord(**values)
 
 
 @FUNCTIONS.register_module()  # type: ignore[untyped-decorator]

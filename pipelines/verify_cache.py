@@ -11,7 +11,6 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from cache.codec import LOGIT_FIELDS
 from cache.reader import CacheReader
 from cache.storage import locate
 from cache.store import Store
@@ -86,9 +85,10 @@ def show(found: Verification, *, as_json: bool) -> None:
     if found.teacher:
         teacher = found.teacher
         errors = ", ".join(
-            f"{name} {teacher[name]['max_abs_error']:.4g} (bound {teacher[name]['codec_bound']:.4g} + "
-            f"{teacher[name]['repeat_tolerance']:.2g} for a repeated forward)"
-            for name in LOGIT_FIELDS
+            f"{name} {found['max_abs_error']:.4g} (bound {found['codec_bound']:.4g} + "
+            f"{found['repeat_tolerance']:.2g} for a repeated forward)"
+            for name, found in teacher.items()
+            if isinstance(found, dict)
         )
         console.print(f"teacher: {teacher['views']} views, {teacher['rows']:,} rows; largest error: {errors}")
     for note in found.notes:

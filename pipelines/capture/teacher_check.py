@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
-from cache.codec import LOGIT_FIELDS, Codec
+from cache.codec import LOGIT_FIELDS
 from cache.documents import Finding
 from cache.manifest import ManifestMismatch, differences
-from cache.reader import CacheReader, TargetRecord
+from cache.reader import CacheReader, CodedRecord, TargetRecord
 from distill.arithmetic import Arithmetic
-from distill.audit import compare_record, logit_bound, repeat_tolerance, require_teacher_of
+from distill.audit import Difference, compare_record, is_recoded, require_teacher_of
 from pipelines.base.progress import progress
 from pipelines.capture.asking import PatchLogits, TeacherViews
 from pipelines.capture.identity import describe_numeric, load_teacher
@@ -54,7 +54,7 @@ def check_teacher(
     random = np.random.default_rng(seed)
     chosen = random.choice(usable, min(sample, len(usable)), replace=False).tolist()
     patches = sorted({int(plan.view_patch[view]) for view in chosen})
-    tally = TeacherTally(reader.codec, arithmetic.repeat_tolerance if tolerance is None else tolerance)
+    tally = TeacherTally(reader, arithmetic.repeat_tolerance if tolerance is None else tolerance)
     with progress("verify against the teacher", len(patches), "patches") as advance:
         for answer in asked.logits(asked.batches(patches)):
             found.findings += compare_patch(reader, answer, tally)
@@ -63,30 +63,27 @@ def check_teacher(
 
 
 class TeacherTally:
-    """Largest errors over the compared views, and what is allowed of them."""
+    """Largest differences over the compared views."""
 
-    def __init__(self, codec: Codec, tolerance: float) -> None:
-        self.codec = codec
+    def __init__(self, reader: CacheReader, tolerance: float) -> None:
+        self.codec, self.head = reader.codec, reader.head
+        self.own_codes = not is_recoded(reader.manifest)
         self.tolerance = tolerance
         self.views = self.rows = 0
-        self.error = dict.fromkeys(LOGIT_FIELDS, 0.0)
-        self.largest = dict.fromkeys(LOGIT_FIELDS, 0.0)
+        self.found: dict[str, Difference] = {}
 
-    def add(self, field: str, error: float, largest: float) -> None:
-        self.error[field] = max(self.error[field], error)
-        self.largest[field] = max(self.largest[field], largest)
+    def add(self, record: CodedRecord, teacher: TargetRecord) -> str | None:
+        """What is wrong with a stored record; None where it is the teacher's answer within the bound."""
+        self.views += 1
+        self.rows += len(record)
+        compared = compare_record(record, teacher, self.codec, self.head, self.tolerance, self.own_codes)
+        for name, difference in compared.found.items():
+            self.found[name] = difference.largest(self.found.get(name, difference))
+        return compared.problem
 
     def figures(self) -> dict[str, Any]:
         """Errors beside their bounds."""
-        fields = {
-            name: {
-                "max_abs_error": self.error[name],
-                "codec_bound": float(logit_bound(self.codec, name, self.largest[name]).max()),
-                "repeat_tolerance": repeat_tolerance(self.largest[name], self.tolerance),
-            }
-            for name in LOGIT_FIELDS
-        }
-        return {"views": self.views, "rows": self.rows, **fields}
+        return {"views": self.views, "rows": self.rows} | {name: asdict(one) for name, one in self.found.items()}
 
 
 def compare_patch(reader: CacheReader, answer: PatchLogits, tally: TeacherTally) -> list[Finding]:
@@ -99,13 +96,12 @@ def compare_patch(reader: CacheReader, answer: PatchLogits, tally: TeacherTally)
         rows = slice(start, start + int(plan.priors_per_view[view_index]))
         start = rows.stop
         try:
-            record = reader.read(view.patch_id, view.draw)
+            record = reader.read_found(reader.find(view.patch_id, view.draw))
         except ValueError as error:
             findings.append(Finding(f"view {view}", f"cannot be read: {error}", "See the findings of its block"))
             continue
-        tally.views += 1
-        tally.rows += len(record)
-        problem = compare_view(record, answer, rows, tally)
+        logits = {name: getattr(answer, name)[rows].cpu().numpy() for name in LOGIT_FIELDS}
+        problem = tally.add(record, TargetRecord(answer.prior_index[rows], answer.weight[rows], **logits))
         if not problem and answer.assigned and record.assigned_prior is not None and record.assigned_object is not None:
             stored = np.stack([record.assigned_prior, record.assigned_object])
             if not np.array_equal(stored, np.stack(answer.assigned[place])):
@@ -113,13 +109,3 @@ def compare_patch(reader: CacheReader, answer: PatchLogits, tally: TeacherTally)
         if problem:
             findings.append(Finding(f"view {view}", problem, f"Capture a new cache, not at {reader.path}"))
     return findings
-
-
-def compare_view(record: TargetRecord, answer: PatchLogits, rows: slice, tally: TeacherTally) -> str | None:
-    """What is wrong with a stored record; None where it is the teacher's answer within the bound."""
-    logits = {name: getattr(answer, name)[rows].cpu().numpy() for name in LOGIT_FIELDS}
-    teacher = TargetRecord(answer.prior_index[rows], answer.weight[rows], **logits)
-    compared = compare_record(record, teacher, tally.codec, tally.tolerance)
-    for name, error in compared.error.items():
-        tally.add(name, error, compared.largest[name])
-    return compared.problem

@@ -14,7 +14,6 @@ from cache.cells import (
     CLASS_MEAN_SCALE,
     LARGEST_CODE,
     NUMBER_SCALE,
-    WIDE_STEPS,
     Basis,
     CellCodec,
     CellRows,
@@ -66,13 +65,6 @@ def centred(head: HeadShape, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def steps_of(codec: CellCodec, codes: np.ndarray) -> np.ndarray:
-    """(n, N) coefficients in steps: a wide column and the narrow one of its direction together."""
-    steps = codes[codec.wide :].astype(np.int64)
-    steps[: codec.wide] += WIDE_STEPS * codes[: codec.wide].astype(np.int64)
-    return steps.T
-
-
 def encoded(codec: CellCodec, values: np.ndarray, is_stored: np.ndarray) -> np.ndarray:
     """Codes of cells that the codec holds; others it refuses."""
     with suppress(ValueError):
@@ -106,14 +98,42 @@ def test_logits_come_back_within_the_bound(given_cells) -> None:
 @settings(max_examples=60, deadline=None)
 @given(cells)
 def test_a_coefficient_is_off_by_half_a_step_at_most(given_cells) -> None:
+    """Whatever is stored; so the squared error of a cell, over all of its stored logits, is at most N (s / 2)^2."""
+    codec, values, is_stored = given_cells
+    codes = encoded(codec, values, is_stored)
+    wanted, allowed = codec.expected(values, is_stored, tolerance=0.0)
+    assert (allowed == 0.5 * codec.step).all()
+    rounding = 1e-9 * np.abs(wanted).max(initial=0)
+    assert (np.abs(codec.coefficients(codes) - wanted) <= allowed + rounding).all()
+    away = codec.head.reduce(codec.decode(codes)) - codec.head.reduce(values)
+    squared = np.where(np.repeat(is_stored, len(codec.head.reduction[0]), axis=1), away, 0.0) ** 2
+    rounding = 2.0**-19 * np.abs(values).max(initial=0)
+    length = (codec.head.coordinates**0.5) * (0.5 * codec.step + rounding)
+    assert (squared.sum(axis=1) <= length**2).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(cells)
+def test_coefficients_are_products_with_the_basis(given_cells) -> None:
+    """Where every prior is stored: of what the cell says, with each direction."""
     codec, values, is_stored = given_cells
     rows = codec.basis[codec.wide :].astype(np.float64)
     offset = codec.offset.astype(np.float64).reshape(1, codec.head.priors, -1)
-    # With every prior stored, a coefficient is the product of what the cell says with a direction.
-    is_stored = np.ones_like(is_stored)
     directions = codec.head.reduce(rows.reshape(len(rows), codec.head.priors, -1))
-    wanted = (codec.head.reduce(values) - codec.head.reduce(offset)) @ directions.T / codec.step
-    assert np.abs(steps_of(codec, encoded(codec, values, is_stored)) - wanted).max(initial=0) <= 0.5 + 1e-6
+    wanted = (codec.head.reduce(values) - codec.head.reduce(offset)) @ directions.T
+    found, _ = codec.expected(values, np.ones_like(is_stored), tolerance=0.0)
+    np.testing.assert_allclose(found, wanted, atol=1e-6 * max(1.0, np.abs(wanted).max(initial=0)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(cells, st.floats(0, 0.1), st.integers(0, 10**6))
+def test_a_change_of_logits_moves_coefficients_no_further_than_expected(given_cells, change: float, seed: int) -> None:
+    codec, values, is_stored = given_cells
+    moved = values + change * np.random.default_rng(seed).choice([-1.0, 1.0], values.shape)
+    before, _ = codec.expected(values, is_stored, tolerance=0.0)
+    after, allowed = codec.expected(moved, is_stored, tolerance=change)
+    room = allowed - 0.5 * codec.step
+    assert (np.abs(after - before) <= room * (1 + 1e-6) + 1e-9 * (1 + np.abs(before))).all()
 
 
 @settings(max_examples=60, deadline=None)

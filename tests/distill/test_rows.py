@@ -96,7 +96,7 @@ def test_a_batch_gives_every_view_back(shapes) -> None:
     targets = BatchTargets.of(views, [objects_of(0), objects_of(1)])
     assert (targets.region.grid.height, targets.region.grid.width) == tuple(np.max(shapes, axis=0))
     for image, (view, grid) in enumerate(zip(views, grids, strict=True)):
-        stored = targets.record(image, grid, TargetDecoder((5, 9), RowCodec("float32")))
+        stored = targets.record(image, grid)
         for name in ("prior_index", "weight", "cls_logits", "box_logits"):
             expected = getattr(view.record, name).reshape(getattr(stored, name).shape)
             np.testing.assert_array_equal(getattr(stored, name), expected, err_msg=name)
