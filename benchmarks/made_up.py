@@ -69,7 +69,7 @@ class MadeUpTeacher:
         return Manifest(
             teacher={},
             head=HEAD,
-            views={"flips": list(FLIPS)},
+            views={"draws": list(FLIPS)},
             preprocessing={},
             numeric={},
             region={},
@@ -87,7 +87,7 @@ def plan_cells(cells: Iterable[np.ndarray]) -> Plan:
             patch_id=f"P{number:06d}",
             image_sha256=random.bytes(32),
             label_sha256=random.bytes(32),
-            shape=(GRID.height, GRID.width),
+            view_shape=np.tile([GRID.height, GRID.width], (len(of_flips), 1)),
             draw_view=np.arange(len(FLIPS)),
             view_crc32c=random.integers(2**32, size=len(FLIPS), dtype=np.uint32),
             level_counts=PRIORS_PER_CELL * of_flips,

@@ -42,9 +42,9 @@ def main(arguments: argparse.Namespace) -> None:
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     with progress("compare", 2 * arguments.batches, "batches") as advance:
         for kind, patches in draw_batches(reader, random, arguments.batches, config.train_dataloader.batch_size):
-            flips = random.choice(reader.manifest.views["flips"], len(patches))
+            flips = random.choice(reader.plan.draws, len(patches))
             views = zip(patches, flips.tolist(), strict=True)
-            batch = [dataset.pipeline({**infos[patch], "forced_flip": flip}) for patch, flip in views]
+            batch = [dataset.pipeline({**infos[patch], "forced": {"RandomViewFlip": flip}}) for patch, flip in views]
             found[kind].append(compare(models, pseudo_collate(batch)))
             advance(1)
     figures = {kind: summary(rows) for kind, rows in found.items()}
@@ -70,8 +70,8 @@ def draw_batches(
 ) -> Iterator[tuple[str, list[str]]]:
     """`count` batches of patches of one padded size, and as many of any."""
     of_shape = defaultdict(list)
-    for patch_id, shape in zip(reader.plan.patch_ids, reader.plan.patch_shape.tolist(), strict=True):
-        of_shape[tuple(shape)].append(patch_id)
+    for patch, patch_id in enumerate(reader.plan.patch_ids):
+        of_shape[tuple(reader.plan.view_shape[reader.plan.draw_view[patch, 0]].tolist())].append(patch_id)
     if len(of_shape) < 2:
         raise ValueError(f"cache {reader.path} holds patches of one size alone. Give one of several sizes (--cache)")
     groups = sorted(of_shape.items())

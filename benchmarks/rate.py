@@ -177,7 +177,7 @@ def main(arguments: argparse.Namespace) -> None:
     measured = choose_patches(asked.plan, arguments.patches)
     fitted = choose_patches(asked.plan, arguments.fit_patches, without=measured)
     head = HeadShape.of({"classes": config.classes, **teacher.adapter.describe()})
-    grid = teacher.adapter.grid(*asked.plan.patch_shape[0].tolist())
+    grid = teacher.adapter.grid(*asked.plan.view_shape[0].tolist())
     rows, others = (BlockRows.of(list(asked.logits(asked.batches(patches)))) for patches in (measured, fitted))
     students = gradient_students(config, arguments.student)
     batches = gradient_batches(asked, measured)

@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
     with progress("regions", count, "patches") as advance:
         for patch_id in chosen:
             now = time.perf_counter()
-            samples = views.samples(patch_id)
+            samples, _ = views.samples(patch_id)
             now = timed("load and draw the views", now)
             found = [views.region(sample) for sample in samples]
             now = timed("find their regions", now)
@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> None:
             advance(1)
     figures = {
         "patches": count,
-        "views": count * len(views.flips),
+        "views": count * len(views.draws),
         "rows": float(np.mean(rows)),
         "bytes": kept.size / count,
         "milliseconds": {

@@ -35,10 +35,10 @@ CELL_FIELDS = ("cell_index", "cell_weight", "coefficients")
 # Optional: what the detection losses need to know of every prior (the manifest's `assignment` lists them).
 ASSIGNED_FIELDS = ("assigned_prior", "assigned_object")
 # The arrays of `plan/`: one entry a patch or a view; those of `PLAN_MATRICES` have two axes, the others one.
-PATCH_ARRAYS = ("patch_id", "image_sha256", "label_sha256", "patch_shape", "draw_view")
-VIEW_ARRAYS = ("view_patch", "view_draw", "view_crc32c", "level_counts", "block", "row_start", "row_stop")
+PATCH_ARRAYS = ("patch_id", "image_sha256", "label_sha256", "draw_view")
+VIEW_ARRAYS = ("view_patch", "view_draw", "view_shape", "view_crc32c", "level_counts", "block", "row_start", "row_stop")
 ASSIGNED_VIEW_ARRAYS = ("assigned_start", "assigned_stop")
-PLAN_MATRICES = (*PATCH_ARRAYS, "level_counts")
+PLAN_MATRICES = (*PATCH_ARRAYS, "view_shape", "level_counts")
 # The arrays of `codec/`, where cells are stored.
 CODEC_ARRAYS = ("basis", "offset", "variance")
 # Axes of the arrays with one object a block.
@@ -307,8 +307,8 @@ def _plan_specs(sizes: StoreSizes, names: ArrayNames) -> Iterator[ArraySpec]:
         "patch_id": ("uint8", (sizes.id_bytes, "id_byte")),
         "image_sha256": ("uint8", (32, "digest_byte")),
         "label_sha256": ("uint8", (32, "digest_byte")),
-        "patch_shape": ("uint32", (2, "height_width")),
         "draw_view": ("uint32", (sizes.draws, "draw")),
+        "view_shape": ("uint32", (2, "height_width")),
         "level_counts": ("uint32", (sizes.levels, "level")),
     }
     for name in names.plan:

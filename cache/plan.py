@@ -22,8 +22,8 @@ class PlannedPatch:
     """One patch as the labels describe it.
 
     image_sha256, label_sha256: digests of the files' bytes.
-    shape: height and width in pixels.
     draw_view: (K,) the view that each draw makes, numbered from 0 by first draw; F views.
+    view_shape: (F, 2) height and width of each view in pixels, with padding.
     view_crc32c: (F,) CRC-32C of each view's pixels, (H, W, 3) uint8 without padding.
     level_counts: (F, L) stored priors on every level.
     cell_counts: (F,) cells with a stored prior.
@@ -33,8 +33,8 @@ class PlannedPatch:
     patch_id: str
     image_sha256: bytes
     label_sha256: bytes
-    shape: tuple[int, int]
     draw_view: np.ndarray
+    view_shape: np.ndarray
     view_crc32c: np.ndarray
     level_counts: np.ndarray
     cell_counts: np.ndarray
@@ -52,11 +52,11 @@ class Plan:
     patch_ids: tuple[str, ...]
     image_sha256: np.ndarray  # (P, 32) uint8
     label_sha256: np.ndarray  # (P, 32) uint8
-    patch_shape: np.ndarray  # (P, 2) uint32 height, width
     draws: tuple[str, ...]
     draw_view: np.ndarray  # (P, K) uint32
     view_patch: np.ndarray  # (V,) uint32
     view_draw: np.ndarray  # (V,) uint32, the first draw that makes it
+    view_shape: np.ndarray  # (V, 2) uint32 height and width, with padding
     view_crc32c: np.ndarray  # (V,) uint32, of the pixels that the teacher sees
     level_counts: np.ndarray  # (V, L) uint32
     block: np.ndarray  # (V,) uint32
@@ -126,7 +126,7 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """The plan's part of the manifest: counts and digests, of constant size."""
         names = "\n".join(self.patch_ids).encode()
-        placement = [self.view_patch, self.view_draw, self.block, *chain(*self.row_ranges.values())]
+        placement = [self.view_patch, self.view_draw, *self.view_shape.T, self.block, *chain(*self.row_ranges.values())]
         return {
             "num_patches": len(self.patch_ids),
             "num_views": self.num_views,
@@ -190,13 +190,13 @@ def make_plan(
         patch_ids=tuple(patch.patch_id for patch in patches),
         image_sha256=np.stack([np.frombuffer(patch.image_sha256, dtype=np.uint8) for patch in patches]),
         label_sha256=np.stack([np.frombuffer(patch.label_sha256, dtype=np.uint8) for patch in patches]),
-        patch_shape=np.asarray([patch.shape for patch in patches], dtype=np.uint32),
         draws=tuple(draws),
         draw_view=(draw_view + first_view[:, None]).astype(np.uint32),
         view_patch=np.repeat(np.arange(len(patches), dtype=np.uint32), views),
         view_draw=np.concatenate([np.unique(patch.draw_view, return_index=True)[1] for patch in patches]).astype(
             np.uint32
         ),
+        view_shape=np.concatenate([patch.view_shape for patch in patches]).astype(np.uint32),
         view_crc32c=np.concatenate([patch.view_crc32c for patch in patches]).astype(np.uint32),
         level_counts=level_counts,
         block=block,

@@ -122,8 +122,8 @@ def subtract_bin_max(box_logits: np.ndarray, head: HeadShape) -> np.ndarray:
 class StoredView:
     """A view that a cache holds.
 
-    index: its position in the plan. image_sha256: of its patch's file. crc32c: of its pixels. shape: height and width
-    in pixels as the teacher saw it, padding included.
+    index: its position in the plan. image_sha256: of its patch's file. crc32c: of its pixels. shape: its height
+    and width in pixels as the teacher saw it, padding included.
     """
 
     view: View
@@ -202,7 +202,7 @@ class CacheReader:
         number = plan.draws.index(draw) if draw in plan.draws else draw
         if patch is not None and isinstance(number, int) and 0 <= number < len(plan.draws):
             index = int(plan.draw_view[patch, number])
-            height, width = plan.patch_shape[patch].tolist()
+            height, width = plan.view_shape[index].tolist()
             digest, crc32c = plan.image_sha256[patch].tobytes(), int(plan.view_crc32c[index])
             return StoredView(plan.view(index), index, digest, crc32c, (height, width))
         raise ValueError(
@@ -236,7 +236,7 @@ class CacheReader:
             )
 
     def read(self, patch_id: str, draw: int | str) -> TargetRecord:
-        """The record of one view; `draw` is a number, or a flip's name where views are flips.
+        """The record of one view, by the number of its draw, or by its name where views are flips and turns.
 
         Raises:
             ValueError: no such view, or as `read_found`.

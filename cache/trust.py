@@ -23,7 +23,7 @@ from cache.layout import ArrayNames, ArraySpec, StoreSizes, array_specs, object_
 from cache.manifest import Manifest, first_difference, shown
 from cache.plan import Plan, require_patch_ids
 from cache.storage import Location
-from cache.view import FLIPS, draw_names
+from cache.view import OUTCOMES, draw_names
 
 # A document of this project has a few kB, its manifest about 10.
 MAX_DOCUMENT_BYTES = 2**22
@@ -39,6 +39,7 @@ MAX_SIDE = 2**16
 # Largest number of classes, box parameters, bins, levels, bytes of a patch id.
 MAX_HEAD = {"classes": 2**16, "box_parameters": 64, "num_bins": 4096}
 MAX_LEVELS = 64
+MAX_DRAWS = 2**16
 MAX_ID_BYTES = 1024
 COUNTS = ("num_patches", "num_views", "num_blocks", "num_priors")
 
@@ -112,9 +113,7 @@ def require_manifest(location: Location, attributes: Mapping[str, Any]) -> Manif
         if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
             _refuse(location, f"head.{name}", texts, "a list of names")
         _require_count(location, f"number of head.{name}", len(texts), 1, MAX_HEAD[name])
-    flips = attributes["views"].get("flips")
-    if not (isinstance(flips, list) and flips and all(flips.count(flip) == 1 and flip in FLIPS for flip in flips[:5])):
-        _refuse(location, "views.flips", flips, f"some of {', '.join(FLIPS)}, each once,")
+    _require_draws(location, attributes["views"].get("draws"))
     _require_grid(location, head)
     _require_bins(location, head)
     _require_texts(location, attributes)
@@ -123,6 +122,18 @@ def require_manifest(location: Location, attributes: Mapping[str, Any]) -> Manif
         return Manifest.from_json(attributes)
     except (KeyError, ValueError) as error:
         raise _error(location, f"the manifest is unusable ({error})") from None
+
+
+def _require_draws(location: Location, draws: Any) -> None:
+    """A number of frozen draws, or the names of all that can be drawn."""
+    if not isinstance(draws, list):
+        _require_count(location, "views.draws", draws, 1, MAX_DRAWS)
+    elif not 1 <= len(draws) <= MAX_DRAWS or len(set(map(str, draws))) < len(draws) or not all(map(_is_drawn, draws)):
+        _refuse(location, "views.draws", draws, f"a number, or names of {', '.join(OUTCOMES)}, joined by +, each once")
+
+
+def _is_drawn(name: Any) -> bool:
+    return isinstance(name, str) and all(part in OUTCOMES for part in name.split("+"))
 
 
 def _require_grid(location: Location, head: Mapping[str, Any]) -> None:
@@ -291,7 +302,7 @@ def require_plan(location: Location, plan: Plan, manifest: Manifest, specs: Mapp
     _require_below(location, "view_patch", plan.view_patch, counts["num_patches"])
     _require_below(location, "view_draw", plan.view_draw, len(plan.draws))
     _require_below(location, "draw_view", plan.draw_view, counts["num_views"])
-    _require_below(location, "patch_shape", plan.patch_shape, MAX_SIDE)
+    _require_below(location, "view_shape", plan.view_shape, MAX_SIDE)
     if (np.diff(plan.view_patch.astype(np.int64)) < 0).any():
         raise _error(location, "plan/view_patch does not rise")
     require_patch_ids(plan.patch_ids, f"cache {location}")

@@ -233,7 +233,7 @@ def _row_problems(store: Store, block: int) -> Iterator[Problem]:
             problem = f"view {plan.view(view)}: {len(stored)} priors, {plan.priors_per_view[view]} planned"
             yield object_key(weight_name, block), problem
             continue
-        grid = grid_of(store.manifest.head, plan.patch_shape[plan.view_patch[view]])
+        grid = grid_of(store.manifest.head, plan.view_shape[view])
         if grid is None:
             continue
         counts, planned = grid.level_counts(stored), plan.level_counts[view]

@@ -19,6 +19,7 @@ from mmengine.logging import MMLogger
 from mmrotate.registry import DATASETS, METRICS
 
 from distill.coco_annotations import category_ids, read_annotations
+from distill.draws import DrawnPatches
 
 # As COCO's own evaluation prints them.
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -50,7 +51,7 @@ class CheckedAnnotations(COCO):
 
 
 @DATASETS.register_module()
-class CocoImageDataset(CocoDataset):
+class CocoImageDataset(DrawnPatches, CocoDataset):
     """Images of a COCO annotation file, sorted by id; objects by annotation id.
 
     `data_prefix.img_path` names the image folder. Which objects and images count is mmdet's rule: boxes below one pixel

@@ -13,10 +13,11 @@ from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmrotate.registry import DATASETS
 
 from distill.dota import list_images, read_labels
+from distill.draws import DrawnPatches
 
 
 @DATASETS.register_module()
-class DotaPatchDataset(BaseDetDataset):
+class DotaPatchDataset(DrawnPatches, BaseDetDataset):
     """Images of a folder with one labelTxt file each, sorted by id.
 
     `ann_file` names the label folder. `metainfo` must give `classes`.

@@ -3,6 +3,7 @@
 What several parts of a config need is written once, at the top level, and filled in wherever it is used:
 
     data_root       every dataset and evaluator
+    views           the training set
     classes         every dataset, and the number of classes of the head
     distillation    the distiller; one with a live teacher also gets `teacher`, and `FindRegion` its `region`
     vis_backends    the visualizer, beside the local backend, which holds the log that reports read
@@ -35,6 +36,8 @@ STUDENT_SETTINGS = {
     "region": DISTILLERS,
     "distillation": DISTILLERS,
 }
+# How the training set draws the views of its patches.
+VIEW_SETTINGS = ("views",)
 DATA_SETTINGS = ("data_format", "data_root", "classes", "patch_size", "patch_overlap", "scenes", "ignore_classes")
 # What mmengine's runner reads; a test compares them with its signature.
 RUNNER_SETTINGS = (
@@ -51,7 +54,7 @@ NETWORK_SETTINGS = ("channels_last", "compiled")
 RUN_SETTINGS = ("cache_fingerprint", "weights_sha256", "overrides")
 KNOWN = (
     *(*STUDENT_SETTINGS, *DATA_SETTINGS, *RUNNER_SETTINGS, *ARITHMETIC_SETTINGS, *NETWORK_SETTINGS, *RUN_SETTINGS),
-    "vis_backends",
+    *(*VIEW_SETTINGS, "vis_backends"),
 )
 # What a setting is, where another kind of value would end in an error of whatever reads it.
 FORMS: Mapping[str, tuple[str, ...]] = {
@@ -59,6 +62,7 @@ FORMS: Mapping[str, tuple[str, ...]] = {
         *("model", "train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator", "test_evaluator"),
         *("train_cfg", "val_cfg", "test_cfg", "optim_wrapper", "default_hooks", "visualizer", "log_processor"),
         *("env_cfg", "randomness", "auto_scale_lr", "custom_imports", "scenes", "region", "distillation", "teacher"),
+        "views",
     ),
     "a list of dictionaries": ("vis_backends", "custom_hooks"),
     "a dictionary or a list of dictionaries": ("param_scheduler",),
@@ -194,7 +198,7 @@ def places(config: Config) -> Iterator[Place]:
     """Every place that a setting of this config is filled in at."""
     for name in LOADERS:
         for path, dataset in _datasets(config.get(name), name):
-            yield from _places(config, path, dataset, "data_root")
+            yield from _places(config, path, dataset, "data_root", *(VIEW_SETTINGS if name == LOADERS[0] else ()))
             if "classes" in config:
                 if "metainfo" not in dataset:
                     dataset["metainfo"] = type(dataset)()

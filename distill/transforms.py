@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
+from itertools import product, takewhile
 from types import MappingProxyType
 from typing import Any
 
+import cv2
 import google_crc32c
 import mmcv
+import mmdet
 import mmengine.fileio as fileio
+import mmrotate
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import PackDetInputs, RandomFlip
+from mmdet.structures.bbox import BaseBoxes, HorizontalBoxes
 from mmrotate.registry import TRANSFORMS
+from mmrotate.structures.bbox import RotatedBoxes
 
 from cache.grid import AnchorGrid, padded_shape
 from cache.reader import CacheReader
-from cache.view import FLIPS
+from cache.view import FLIPS, is_frozen
+from distill.draws import FrozenViews
 from distill.errors import DataNeeded, ViewsUnknown
 from distill.region import box_region
 from distill.targets import ViewTargets
@@ -28,16 +37,18 @@ class Role(Enum):
     """What a transform of a training pipeline does to a view."""
 
     FIXED = auto()
-    """Makes the view, from the patch alone."""
+    """Makes the view, the same whenever."""
     DRAWN = auto()
     """Makes the view, by chance; every outcome can be enumerated and forced."""
+    RANDOM = auto()
+    """Makes the view, by chance; draws of it can be frozen."""
     TARGETS = auto()
     """Adds the region of the view that the sample has become, and perhaps the teacher's answers there."""
     PACK = auto()
     """Packs what the model takes."""
 
 
-# Every transform that a training pipeline with a cache may have; any other makes the set of views unknown.
+# Any other transform is taken for a random one.
 ROLES: Mapping[str, Role] = MappingProxyType(
     {
         "LoadPatch": Role.FIXED,
@@ -47,12 +58,17 @@ ROLES: Mapping[str, Role] = MappingProxyType(
         "mmdet.Pad": Role.FIXED,
         "mmdet.Resize": Role.FIXED,
         "RandomViewFlip": Role.DRAWN,
+        "RandomQuarterTurn": Role.DRAWN,
         "FindRegion": Role.TARGETS,
         "LoadTeacherTargets": Role.TARGETS,
         "PackDistillInputs": Role.PACK,
         "mmdet.PackDetInputs": Role.PACK,
     }
 )
+
+
+# Methods of transforms that look at other images than the patch's own.
+LOOKS_AT_OTHERS = ("get_indexes", "get_indices")
 
 
 @TRANSFORMS.register_module()
@@ -79,7 +95,7 @@ class LoadPatch(BaseTransform):
 class RandomViewFlip(RandomFlip):
     """Random flip whose outcome can be forced, so that a capture sees exactly the views that training draws.
 
-    `results['forced_flip']` (a name of `cache.view.FLIPS`) decides where it is present.
+    `results['forced']['RandomViewFlip']` (a name of `cache.view.FLIPS`) decides where it is present.
 
     Args:
         prob, direction: as `mmdet.RandomFlip`.
@@ -91,7 +107,7 @@ class RandomViewFlip(RandomFlip):
         self.flip_offset = flip_offset
 
     @property
-    def flips(self) -> tuple[str, ...]:
+    def outcomes(self) -> tuple[str, ...]:
         """Every outcome, in the stored order."""
         directions = [self.direction] if isinstance(self.direction, str) else list(self.direction or ())
         total = 0.0 if self.prob is None else float(np.sum(self.prob))
@@ -102,14 +118,15 @@ class RandomViewFlip(RandomFlip):
         return tuple(flip for flip in FLIPS if flip in outcomes)
 
     def _flip_on_direction(self, results: dict[str, Any]) -> None:
-        if "forced_flip" not in results:
+        direction = _forced(self, results)
+        if direction is None:
             super()._flip_on_direction(results)
-            return
-        direction = results["forced_flip"]
-        results["flip"] = direction != "none"
-        results["flip_direction"] = None if direction == "none" else direction
-        if results["flip"]:
-            self._flip(results)
+        else:
+            results["flip"] = direction != "none"
+            results["flip_direction"] = None if direction == "none" else direction
+            if results["flip"]:
+                self._flip(results)
+        _note_outcome(results, results["flip_direction"] or "none")
 
     def _flip(self, results: dict[str, Any]) -> None:
         super()._flip(results)
@@ -118,6 +135,71 @@ class RandomViewFlip(RandomFlip):
             along_x = -self.flip_offset * (direction in ("horizontal", "diagonal"))
             along_y = -self.flip_offset * (direction in ("vertical", "diagonal"))
             results["gt_bboxes"].translate_((along_x, along_y))
+
+
+@TRANSFORMS.register_module()
+class RandomQuarterTurn(BaseTransform):
+    """Turn a patch by 90 degrees clockwise, or leave it; with a flip of four outcomes all eight views of a square.
+
+    `results['forced']['RandomQuarterTurn']` ("none" or "turn") decides where it is present.
+
+    Args:
+        prob: of the turn.
+        flip_offset: as of `RandomViewFlip`: ground truth turns as y -> H - flip_offset - y.
+    """
+
+    outcomes = ("none", "turn")
+
+    def __init__(self, *, prob: float = 0.5, flip_offset: float = 1.0) -> None:
+        if not 0 < prob < 1:
+            raise ValueError(f"prob of RandomQuarterTurn is {prob}; a number between 0 and 1 is needed")
+        self.prob = prob
+        self.flip_offset = flip_offset
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        outcome = _forced(self, results) or ("turn" if np.random.rand() < self.prob else "none")
+        if outcome == "turn":
+            height = results["img"].shape[0]
+            results["img"] = np.ascontiguousarray(np.rot90(results["img"], k=-1))
+            results["img_shape"] = results["img"].shape[:2]
+            if results.get("gt_bboxes") is not None:
+                results["gt_bboxes"] = turned(results["gt_bboxes"], height - self.flip_offset)
+        _note_outcome(results, outcome)
+        return results
+
+
+def turned(boxes: BaseBoxes, height: float) -> BaseBoxes:
+    """Boxes of an image turned by 90 degrees clockwise: (x, y) -> (height - y, x).
+
+    Raises:
+        ValueError: boxes that are neither horizontal nor rotated.
+    """
+    if isinstance(boxes, RotatedBoxes):
+        x, y, w, h, angle = boxes.tensor.unbind(-1)
+        quarter = math.pi / 2
+        # In [-pi / 2, pi / 2) where they were: a rectangle is the same after half a turn.
+        angle = torch.where(angle < 0, angle + quarter, angle - quarter)
+        return RotatedBoxes(torch.stack([height - y, x, w, h, angle], dim=-1))
+    if isinstance(boxes, HorizontalBoxes):
+        left, top, right, bottom = boxes.tensor.unbind(-1)
+        return HorizontalBoxes(torch.stack([height - bottom, left, height - top, right], dim=-1))
+    raise ValueError(f"boxes are {type(boxes).__name__}; RandomQuarterTurn turns rotated and horizontal ones")
+
+
+def _forced(transform: RandomViewFlip | RandomQuarterTurn, results: Mapping[str, Any]) -> str | None:
+    """The outcome that a capture wants of a transform; None in training."""
+    outcome: str | None = results.get("forced", {}).get(type(transform).__name__)
+    return outcome
+
+
+def _note_outcome(results: dict[str, Any], outcome: str) -> None:
+    if outcome != "none":
+        results["outcomes"] = (*results.get("outcomes", ()), outcome)
+
+
+def draw_of(results: Mapping[str, Any]) -> str:
+    """The name of the draw that a sample is of."""
+    return results.get("draw") or "+".join(results.get("outcomes", ())) or "none"
 
 
 @TRANSFORMS.register_module()
@@ -182,8 +264,8 @@ class LoadTeacherTargets(BaseTransform):
         if self._reader is None:
             self._reader = CacheReader(self.cache)
             self._grids = _Grids(self._reader.manifest.head["grid"])
-        patch_id, flip = str(results["img_id"]), results.get("flip_direction") or "none"
-        stored = self._reader.find(patch_id, flip)
+        patch_id = str(results["img_id"])
+        stored = self._reader.find(patch_id, draw_of(results))
         if self.check_image:
             self._reader.require_image(stored, results["img_sha256"])
             self._reader.require_pixels(stored, pixel_crc32c(results["img"]))
@@ -192,8 +274,8 @@ class LoadTeacherTargets(BaseTransform):
         # Another size would move every flat index.
         if found != stored.shape:
             raise ValueError(
-                f"cache {self.cache}, patch {patch_id}: its size is {stored.shape} in the cache but {found} here, with "
-                "padding. Resize and pad as the cache's preprocessing says, or capture a new cache"
+                f"cache {self.cache}, view {stored.view}: its size is {stored.shape} in the cache but {found} here, "
+                "with padding. Resize and pad as the cache's preprocessing says, or capture a new cache"
             )
         grid, record = self._grids[stored.shape], self._reader.read_found(stored)
         if self.region is not None:
@@ -251,28 +333,22 @@ def pixel_crc32c(image: np.ndarray) -> int:
     return int(google_crc32c.value(np.ascontiguousarray(image).tobytes()))
 
 
-def view_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def view_steps(pipeline: Sequence[Mapping[str, Any]], views: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
     """The steps of a training pipeline that make a view; the others only add targets or pack.
 
+    views: of the data set: whether draws of random transforms are frozen.
+
     Raises:
-        ValueError: a transform whose random outcomes cannot be enumerated, or one that changes the view after the
-            teacher's targets have been added.
+        ValueError: a transform whose random outcomes can be neither enumerated nor frozen, or that changes the view
+            after the teacher's targets have been added.
     """
     steps = []
     has_targets = ""
     for step in pipeline:
-        role = ROLES.get(step["type"])
-        if role is None:
-            if step["type"].rpartition(".")[2] == "RandomFlip":
-                raise ValueError(
-                    f"transform {step['type']} cannot be told how to flip, as a capture must. Use RandomViewFlip with "
-                    "its prob and direction, and flip_offset=0 for boxes that flip as they did"
-                )
-            raise ViewsUnknown(
-                f"transform {step['type']} has outcomes that cannot be enumerated, so no cache can hold its views. "
-                f"Known: {', '.join(sorted(ROLES))}. Remove it, or train with a live teacher"
-            )
-        if role in (Role.FIXED, Role.DRAWN):
+        role = _role(step)
+        if role is Role.RANDOM:
+            _require_freezable(step, views)
+        if role in (Role.FIXED, Role.DRAWN, Role.RANDOM):
             if has_targets:
                 raise ValueError(
                     f"transform {step['type']} comes after {has_targets}, which adds the targets of the view as it is "
@@ -284,21 +360,85 @@ def view_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return steps
 
 
-def fixed_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The steps of a training pipeline that make a view from the patch alone."""
-    return [step for step in view_steps(pipeline) if ROLES[step["type"]] is Role.FIXED]
+def _role(step: Mapping[str, Any]) -> Role:
+    return ROLES.get(step["type"], Role.RANDOM)
 
 
-def describe_views(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _require_freezable(step: Mapping[str, Any], views: Mapping[str, int] | None) -> None:
+    name = step["type"]
+    if any(hasattr(TRANSFORMS.get(name), other) for other in LOOKS_AT_OTHERS):
+        raise ViewsUnknown(
+            f"transform {name} puts other images of the training set into a view, so that no patch has views of its "
+            "own, and no cache can hold them. Remove it, or train with a live teacher"
+        )
+    if views is not None:
+        return
+    if name.rpartition(".")[2] == "RandomFlip":
+        raise ValueError(
+            f"transform {name} cannot be told how to flip, as a capture must. Use RandomViewFlip with "
+            "its prob and direction, and flip_offset=0 for boxes that flip as they did; or freeze so many draws of a "
+            "patch in the config: views = dict(draws=12, seed=0)"
+        )
+    raise ViewsUnknown(
+        f"transform {name} has outcomes that cannot be enumerated. Freeze so many of them a patch in the config: "
+        "views = dict(draws=12, seed=0); or remove it, or train with a live teacher"
+    )
+
+
+def fixed_steps(pipeline: Sequence[Mapping[str, Any]], views: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+    """The steps that prepare a patch, as the manifest's `preprocessing` states them.
+
+    Of frozen views those before the first random one: the others belong to what is frozen.
+    """
+    steps = view_steps(pipeline, views)
+    if views is not None:
+        return list(takewhile(lambda step: _role(step) is Role.FIXED, steps))
+    return [step for step in steps if _role(step) is Role.FIXED]
+
+
+def describe_views(pipeline: Sequence[Mapping[str, Any]], views: Mapping[str, int] | None = None) -> dict[str, Any]:
     """The views that a training pipeline can draw, as the manifest states them.
 
     Raises:
-        ValueError: as `view_steps`, or more than one flip.
+        ValueError: as `view_steps`; or a flip or turn that is there twice, or with another flip offset.
     """
-    flips = [step for step in view_steps(pipeline) if ROLES[step["type"]] is Role.DRAWN]
-    if len(flips) > 1:
-        raise ValueError("the pipeline has more than one RandomViewFlip; one describes all flips")
-    if not flips:
-        return {"flips": ["none"], "flip_offset": 0.0}
-    flip = TRANSFORMS.build(flips[0])
-    return {"flips": list(flip.flips), "flip_offset": float(flip.flip_offset)}
+    steps = view_steps(pipeline, views)
+    if views is not None:
+        frozen = FrozenViews(**views)
+        random = steps[len(fixed_steps(pipeline, views)) :]
+        return {"draws": frozen.draws, "seed": frozen.seed, "transforms": random, "libraries": library_versions()}
+    drawn = [TRANSFORMS.build(step) for step in steps if _role(step) is Role.DRAWN]
+    kinds = [type(transform).__name__ for transform in drawn]
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(f"the pipeline has {', '.join(kinds)}; one of each describes all views")
+    offsets = {float(transform.flip_offset) for transform in drawn}
+    if len(offsets) > 1:
+        raise ValueError(f"flip_offset is {' and '.join(map(str, sorted(offsets)))} in one pipeline; give one")
+    return {"draws": [name for name, _ in enumerated_draws(drawn)], "flip_offset": max(offsets, default=0.0)}
+
+
+def enumerated_draws(drawn: Sequence[RandomViewFlip | RandomQuarterTurn]) -> list[tuple[str, dict[str, str]]]:
+    """Every draw of flips and turns: its name, and the outcome of each transform."""
+    names = [type(transform).__name__ for transform in drawn]
+    # The last transform varies slowest: the four flips come first.
+    outcomes = [combined[::-1] for combined in product(*(transform.outcomes for transform in reversed(drawn)))]
+    return [
+        ("+".join(one for one in combined if one != "none") or "none", dict(zip(names, combined, strict=True)))
+        for combined in outcomes
+    ]
+
+
+def part_of_views(views: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The views of a student as they are compared with stored ones: as stored, where it draws some of these.
+
+    Versions of libraries are not compared: the loader compares the pixels.
+    """
+    if is_frozen(views) and is_frozen(stored):
+        return {**views, "draws": max(views["draws"], stored["draws"]), "libraries": stored["libraries"]}
+    is_part = not is_frozen(views) and not is_frozen(stored) and set(views["draws"]) < set(stored["draws"])
+    return {**views, "draws": stored["draws"]} if is_part else dict(views)
+
+
+def library_versions() -> dict[str, str]:
+    """Of the libraries that read and transform images."""
+    return {library.__name__: str(library.__version__) for library in (cv2, mmcv, mmdet, mmrotate, np)}

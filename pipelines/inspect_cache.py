@@ -10,7 +10,6 @@ from typing import Any
 
 from cache.reader import CacheReader
 from cache.store import Store
-from cache.view import FLIPS
 from distill.settings import read_config
 from pipelines.base.arguments import add_config, add_json, add_workers, make_command_parser
 from pipelines.base.command import plain_console, run_command
@@ -25,8 +24,8 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.config = arguments.config or config_of_run(checkpoint.parent)
     if not arguments.config and not arguments.cache:
         make_parser().error("--cache, --config or --checkpoint is needed")
-    if not arguments.config and (arguments.patch or arguments.flip):
-        make_parser().error("--patch and --flip choose what is drawn, which takes --config")
+    if not arguments.config and (arguments.patch or arguments.draw):
+        make_parser().error("--patch and --draw choose what is drawn, which takes --config")
     if arguments.out:
         require_writable(arguments.out, "WORK_DIR")
     if arguments.cache:
@@ -51,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
     if out is not None:
         drawn = {"statistics": draw_statistics(reader, statistics, figures)}
         if config is not None:
-            choice = {"patch_id": arguments.patch, "flip": arguments.flip, "checkpoint": arguments.checkpoint}
+            choice = {"patch_id": arguments.patch, "draw": arguments.draw, "checkpoint": arguments.checkpoint}
             drawn |= draw_patch(config, reader, **choice)
         Path(out).mkdir(parents=True, exist_ok=True)
         figures["pictures"] = [str(save(figure, Path(out) / name)) for name, figure in drawn.items()]
@@ -91,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--checkpoint", help="a student's weights, whose config is found beside: its distributions beside the teacher's"
     )
     parser.add_argument("--patch", help="the patch to draw (default: one with many rows)")
-    parser.add_argument("--flip", choices=FLIPS, help="the flip whose region and bins are drawn (default: the last)")
+    parser.add_argument("--draw", help="the draw whose region and bins are drawn (default: the last that is shown)")
     add_workers(parser, "threads that read")
     add_json(parser, "all figures")
     return parser

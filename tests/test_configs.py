@@ -327,7 +327,7 @@ def test_gfl_on_coco_is_mmdet_s() -> None:
 def test_coco_views_are_two(path) -> None:
     config = load_config(path)
     flips = [step for step in config.train_dataloader.dataset.pipeline if step.type == "RandomViewFlip"]
-    assert [TRANSFORMS.build(flip).flips for flip in flips] == [("none", "horizontal")]
+    assert [TRANSFORMS.build(flip).outcomes for flip in flips] == [("none", "horizontal")]
     assert [flip.flip_offset for flip in flips] == [0.0]
 
 
@@ -344,7 +344,7 @@ def test_weights_of_the_terms(loss, weights) -> None:
 def test_views_of_the_published_students() -> None:
     for path in (path for path in PUBLISHED if path in DOTA and path.startswith("configs/distill/")):
         student = describe_student(load_config(path))
-        assert student["views"] == {"flips": ["none", "horizontal", "vertical", "diagonal"], "flip_offset": 1.0}
+        assert student["views"] == {"draws": ["none", "horizontal", "vertical", "diagonal"], "flip_offset": 1.0}
         assert student["head"]["coder_angle"] == ("legacy_oc" if "l1_" in path else "oc")
 
 

@@ -57,7 +57,8 @@ def build_adapter(config: Config) -> HeadAdapter:
 
 def view_pipeline(config: Config) -> list[dict[str, Any]]:
     """The part of the training pipeline that makes a view."""
-    return view_steps(config.train_dataloader.dataset.pipeline)
+    dataset = config.train_dataloader.dataset
+    return view_steps(dataset.pipeline, dataset.get("views"))
 
 
 def training_set(config: Config, pipeline: list[dict[str, Any]]) -> BaseDetDataset:
@@ -103,12 +104,12 @@ def describe_student(config: Config) -> dict[str, Any]:
     interface = describe_interface(build_adapter(config), config.model.data_preprocessor, config.classes)
     data = {
         **DATASETS.get(dataset.type).kept_objects(dataset),
-        "transforms": fixed_steps(dataset.pipeline),
+        "transforms": fixed_steps(dataset.pipeline, dataset.get("views")),
     }
     return as_stored(
         {
             "head": interface["head"],
-            "views": describe_views(dataset.pipeline),
+            "views": describe_views(dataset.pipeline, dataset.get("views")),
             "preprocessing": {**interface["preprocessing"], **data},
             "region": describe_region(**config.region),
         }

@@ -49,12 +49,14 @@ PLAIN_PARTS: dict[str, dict[str, Any]] = {
     "auto_scale_lr": {"enable": bool, "base_batch_size": int},
     "region": {"rule": str, "factor": float, "topk": int, "box_form": str},
     "teacher": {"config": str, "checkpoint": str},
+    "views": {"draws": int, "seed": int},
 }
 DEFAULT_TYPES = {"optim_wrapper": "OptimWrapper"}
 CHECKED = (
     *("model", "train_dataloader", "val_dataloader", "test_dataloader", "train_cfg", "val_cfg", "test_cfg"),
     *("optim_wrapper", "param_scheduler", "val_evaluator", "test_evaluator", "default_hooks", "custom_hooks"),
     *("visualizer", "vis_backends", "log_processor", "randomness", "env_cfg", "auto_scale_lr", "region", "teacher"),
+    "views",
 )
 
 

@@ -19,8 +19,10 @@ from pipelines.capture.kept import KeptRegions
 from pipelines.capture.loading import PatchDataset, PatchViews
 from pipelines.capture.options import CaptureOptions
 
-# Sizes of patches for which a teacher may be compiled.
+# Sizes of views for which a teacher may be compiled.
 MAX_COMPILED_SHAPES = 8
+# Views of a patch in one forward pass; more are asked about in turn, so that many draws take no more memory.
+VIEWS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class PatchLogits:
 class TeacherViews:
     """Asks a teacher about the views of a plan.
 
-    Batches are whole patches of one size, so that an answer does not depend on who else is asked about.
+    Batches are whole patches whose views have the same sizes, so that an answer does not depend on who else is asked
+    about.
     """
 
     def __init__(
@@ -56,10 +59,10 @@ class TeacherViews:
     ) -> None:
         self.plan = plan
         self.arithmetic = options.arithmetic(config)
-        sizes = len(np.unique(plan.patch_shape, axis=0))
+        sizes = len(np.unique(plan.view_shape, axis=0))
         if self.arithmetic.compile and sizes > MAX_COMPILED_SHAPES:
             raise ValueError(
-                f"--compile: the patches have {sizes} sizes, and the teacher would be compiled for each, minutes every "
+                f"--compile: the views have {sizes} sizes, and the teacher would be compiled for each, minutes every "
                 f"time; at most {MAX_COMPILED_SHAPES} are allowed. Leave it out"
             )
         self.teacher = teacher.compute_in(self.arithmetic)
@@ -67,8 +70,8 @@ class TeacherViews:
         self.patches = PatchDataset(config, plan, kept)
 
     def batches(self, patches: Sequence[int]) -> list[list[int]]:
-        """Consecutive patches of one size, at most `patches_per_batch` together."""
-        runs = groupby(patches, key=lambda patch: tuple(self.plan.patch_shape[patch].tolist()))
+        """Consecutive patches whose views have the same sizes, at most `patches_per_batch` together."""
+        runs = groupby(patches, key=lambda patch: self.plan.view_shape[self.plan.views_of_patch(patch)].tobytes())
         return [list(batch) for _, run in runs for batch in batched(run, self.options.patches_per_batch)]
 
     def logits(self, batches: Sequence[Sequence[int]]) -> Iterator[PatchLogits]:
@@ -78,27 +81,26 @@ class TeacherViews:
             yield from self.ask([next(loaded) for _ in batch])
 
     def ask(self, patches: Sequence[PatchViews], *, timed: bool = False) -> list[PatchLogits]:
-        """Teacher forward on the views of patches of one size, rows gathered; a device is waited for if `timed`."""
-        device = self.teacher.device
-        inputs = self.teacher.preprocess(torch.cat([views.images for views in patches]))
+        """Teacher forward on the views of a batch, rows gathered; a device is waited for if `timed`."""
+        images = [image for views in patches for image in views.images]
         regions = [index for views in patches for index in views.regions.prior_index]
-        started = time.perf_counter()
-        maps = self.teacher.forward(inputs)
-        adapter = self.teacher.adapter
-        rows = Rows.of(adapter.grid_of_maps(maps[0]), regions)
-        if device.type == "cuda":
-            # Copied while the teacher is at work.
-            rows = with_tensors(rows, Tensor.pin_memory).to(device, non_blocking=True)
-        logits = adapter.gather(maps, rows)
-        if timed and device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds = (time.perf_counter() - started) / len(patches)
-        answers = iter(zip(*(rows.by_image(values) for values in (logits.cls_logits, logits.box_logits)), strict=True))
-        parts = [map(torch.cat, zip(*islice(answers, len(views.images)), strict=True)) for views in patches]
+        answers: list[tuple[Tensor, Tensor]] = [None] * len(images)  # type: ignore[list-item]
+        seconds = 0.0
+        for places in self._passes(images):
+            inputs = self.teacher.preprocess(torch.stack([images[place] for place in places]))
+            started = time.perf_counter()
+            answered = self._answer(inputs, [regions[place] for place in places])
+            if timed and self.teacher.device.type == "cuda":
+                torch.cuda.synchronize(self.teacher.device)
+            seconds += time.perf_counter() - started
+            for place, answer in zip(places, answered, strict=True):
+                answers[place] = answer
+        in_order = iter(answers)
+        parts = [map(torch.cat, zip(*islice(in_order, len(views.images)), strict=True)) for views in patches]
         return [
             PatchLogits(
                 patch=views.patch,
-                seconds=seconds,
+                seconds=seconds / len(patches),
                 priors=np.asarray([len(index) for index in views.regions.prior_index]),
                 prior_index=np.concatenate(views.regions.prior_index).astype(np.uint32),
                 weight=np.concatenate(views.regions.weight),
@@ -108,3 +110,22 @@ class TeacherViews:
             )
             for views, (cls_logits, box_logits) in zip(patches, parts, strict=True)
         ]
+
+    def _passes(self, images: Sequence[Tensor]) -> Iterator[list[int]]:
+        """Which views go through the teacher at once: those of one size, at most so many."""
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for place, image in enumerate(images):
+            by_size.setdefault(tuple(image.shape), []).append(place)
+        most = VIEWS_AT_ONCE * self.options.patches_per_batch
+        return (list(some) for places in by_size.values() for some in batched(places, most))
+
+    def _answer(self, inputs: Tensor, regions: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Class and box logits at the regions of views of one size."""
+        device, adapter = self.teacher.device, self.teacher.adapter
+        maps = self.teacher.forward(inputs)
+        rows = Rows.of(adapter.grid_of_maps(maps[0]), regions)
+        if device.type == "cuda":
+            # Copied while the teacher is at work.
+            rows = with_tensors(rows, Tensor.pin_memory).to(device, non_blocking=True)
+        logits = adapter.gather(maps, rows)
+        return zip(*(rows.by_image(values) for values in (logits.cls_logits, logits.box_logits)), strict=True)

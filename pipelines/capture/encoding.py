@@ -150,7 +150,7 @@ class BlockEncoder:
         boxes, start = [], 0
         for view, priors in zip(self.plan.views_of_block(block).tolist(), rows.priors.tolist(), strict=True):
             own = chosen[(chosen >= start) & (chosen < start + priors)]
-            grid = self.adapter.grid(*self.plan.patch_shape[self.plan.view_patch[view]].tolist())
+            grid = self.adapter.grid(*self.plan.view_shape[view].tolist())
             prior_index = torch.from_numpy(rows.prior_index[own].astype(np.int64))
             boxes.append(self.adapter.expected_boxes(grid, prior_index, box_logits[own]))
             start += priors

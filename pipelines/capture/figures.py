@@ -30,7 +30,7 @@ def plan_figures(plan: Plan, config: Config) -> dict[str, Any]:
     return {
         "patches": len(plan.patch_ids),
         "views": plan.num_views,
-        "flips": list(plan.draws),
+        "draws": list(plan.draws),
         "blocks": plan.num_blocks,
         "rows": plan.num_priors,
         "rows_per_view": {
@@ -62,7 +62,7 @@ def print_plan(figures: Mapping[str, Any]) -> None:
     """The plan as a table."""
     table = Table(title="Plan of the teacher cache", show_header=False, title_justify="left")
     rows = figures["rows_per_view"]
-    table.add_row("patches x flips = views", f"{figures['patches']} x {len(figures['flips'])} = {figures['views']}")
+    table.add_row("patches x draws = views", f"{figures['patches']} x {len(figures['draws'])} = {figures['views']}")
     table.add_row("rows (stored priors)", f"{figures['rows']:,}")
     table.add_row(
         "rows a view: mean / median / p90 / max",

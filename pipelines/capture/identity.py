@@ -57,5 +57,4 @@ def describe_capture(config: Config, asked: TeacherViews) -> dict[str, Any]:
 
 def describe_numeric(asked: TeacherViews) -> dict[str, Any]:
     """What the bytes of a block depend on beside views and teacher, as the manifest states it."""
-    views_per_batch = asked.options.patches_per_batch * len(asked.plan.draws)
-    return {**asked.arithmetic.describe(asked.teacher.device), "views_per_batch": views_per_batch}
+    return {**asked.arithmetic.describe(asked.teacher.device), "patches_per_batch": asked.options.patches_per_batch}

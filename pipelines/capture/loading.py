@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from mmengine.config import Config
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -17,10 +16,10 @@ from pipelines.capture.views import TrainingViews
 
 @dataclass(frozen=True)
 class PatchViews:
-    """All views of one patch by its position in the plan: images (F, 3, H, W) uint8 of F flips, and their regions."""
+    """All F views of one patch by its position in the plan: images (3, H, W) uint8, and their regions."""
 
     patch: int
-    images: Tensor
+    images: Sequence[Tensor]
     regions: PatchRegions
 
 
@@ -37,9 +36,9 @@ class PatchDataset(Dataset[PatchViews]):
 
     def __getitem__(self, patch: int) -> PatchViews:
         patch_id = self.plan.patch_ids[patch]
-        planned = tuple(self.plan.patch_shape[patch].tolist())
-        samples = self.views.samples(patch_id)
+        samples, _ = self.views.samples(patch_id)
         for index, sample in zip(self.plan.views_of_patch(patch).tolist(), samples, strict=True):
+            planned = tuple(self.plan.view_shape[index].tolist())
             shape, crc32c = (sample.grid.height, sample.grid.width), sample.crc32c
             if shape != planned or crc32c != self.plan.view_crc32c[index]:
                 raise ValueError(
@@ -49,8 +48,7 @@ class PatchDataset(Dataset[PatchViews]):
                     "plan: start a new cache"
                 )
         regions = None if self.kept is None else self.kept.find(patch_id)
-        images = torch.stack([sample.image for sample in samples])
-        return PatchViews(patch, images, regions or self.views.regions(samples))
+        return PatchViews(patch, [sample.image for sample in samples], regions or self.views.regions(samples))
 
     def load(self, patches: Sequence[int], loaders: int) -> Iterator[PatchViews]:
         """The views of some patches, in order; by `loaders` processes, or by this one where there are none."""

@@ -49,7 +49,7 @@ def plan_views(
                 planned += some
                 advance(len(some))
     as_cells = CodecRequest.of(config.codec).is_cells
-    return make_plan(planned, patches.views.flips, views_per_block=views_per_block, as_cells=as_cells)
+    return make_plan(planned, patches.views.draws, views_per_block=views_per_block, as_cells=as_cells)
 
 
 class PatchPlanner(Dataset[tuple[PlannedPatch, PatchRegions | None]]):
@@ -65,19 +65,20 @@ class PatchPlanner(Dataset[tuple[PlannedPatch, PatchRegions | None]]):
 
     def __getitem__(self, index: int) -> tuple[PlannedPatch, PatchRegions | None]:
         views, patch_id = self.views, self.patch_ids[index]
-        samples = views.samples(patch_id)
+        samples, draw_view = views.samples(patch_id)
         regions = views.regions(samples)
-        grid = samples[0].grid
+        grids = [sample.grid for sample in samples]
+        found = list(zip(grids, regions.prior_index, strict=True))
         assigned = [len(prior) for prior, _ in regions.assigned]
         patch = PlannedPatch(
             patch_id=patch_id,
             image_sha256=samples[0].image_sha256,
             label_sha256=views.label_digest(patch_id),
-            shape=(grid.height, grid.width),
-            draw_view=np.arange(len(samples)),
+            draw_view=draw_view,
+            view_shape=np.asarray([(grid.height, grid.width) for grid in grids]),
             view_crc32c=np.asarray([sample.crc32c for sample in samples], dtype=np.uint32),
-            level_counts=np.stack([grid.level_counts(prior_index) for prior_index in regions.prior_index]),
-            cell_counts=np.asarray([count_cells(index, grid.anchors_per_cell) for index in regions.prior_index]),
+            level_counts=np.stack([grid.level_counts(index) for grid, index in found]),
+            cell_counts=np.asarray([count_cells(index, grid.anchors_per_cell) for grid, index in found]),
             assigned_counts=np.asarray(assigned) if assigned else None,
         )
         return patch, regions if self.hand_on else None

@@ -203,8 +203,8 @@ def plan_of_patches(plan: Plan, patches: Sequence[int], *, as_cells: bool) -> Pl
                 patch_id=plan.patch_ids[patch],
                 image_sha256=plan.image_sha256[patch].tobytes(),
                 label_sha256=plan.label_sha256[patch].tobytes(),
-                shape=tuple(plan.patch_shape[patch].tolist()),
                 draw_view=plan.draw_view[patch] - views[0],
+                view_shape=plan.view_shape[views],
                 view_crc32c=plan.view_crc32c[views],
                 level_counts=plan.level_counts[views],
                 # Where rows are stored priors, nobody asks for the cells.

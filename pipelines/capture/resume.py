@@ -84,19 +84,19 @@ def require_same_numeric(path: Location, sections: Mapping[str, Any]) -> None:
     if difference is None:
         return
     field, _, theirs = difference
-    option = _option(field, theirs, len(sections["views"]["flips"]))
+    option = _option(field, theirs)
     where = f": {again(arguments=option)}" if option else " where it is the same"
     cure = f"Continue it{where}; or capture into another path: {again(cache=path_beside(path))}"
     require_equal({"numeric": numeric}, {"numeric": stored}, place=f"cache {path}", cure=cure)
 
 
-def _option(field: str, stored: Any, flips: int) -> list[str] | None:
+def _option(field: str, stored: Any) -> list[str] | None:
     """The option of the command line that makes a field of `numeric` what is stored; None where the machine does."""
     match field:
         case "threads" | "dtype" | "device":
             return [f"--{field}", str(stored)]
-        case "views_per_batch":
-            return ["--patches-per-batch", str(stored // flips)]
+        case "patches_per_batch":
+            return ["--patches-per-batch", str(stored)]
         case "tf32" | "channels_last" | "compile":
             name = field.replace("_", "-")
             return [f"--{name}" if stored else f"--no-{name}"]

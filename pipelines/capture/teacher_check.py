@@ -43,10 +43,9 @@ def check_teacher(
         found.skipped.append("the teacher's answers: it is another teacher")
         return
     plan, stored = reader.plan, reader.manifest.numeric
-    patches_per_batch = stored["views_per_batch"] // len(reader.manifest.views["flips"])
     # A handful of patches repays neither loader processes nor compilation.
     arithmetic = replace(Arithmetic.of(stored), compile=False)
-    asked = TeacherViews(config, plan, teacher, CaptureOptions(patches_per_batch, **asdict(arithmetic)))
+    asked = TeacherViews(config, plan, teacher, CaptureOptions(stored["patches_per_batch"], **asdict(arithmetic)))
     for name, ours, theirs in differences(describe_numeric(asked), stored, "numeric"):
         found.notes.append(f"{name} is {theirs} in the cache but {ours} here: logits may differ in their last bits")
 

@@ -15,6 +15,7 @@ from cache.reader import CacheReader
 from cache.storage import locate
 from cache.store import Store
 from cache.verify import verify_block, verify_metadata
+from distill.transforms import part_of_views
 from pipelines.base.experiment import describe_assignment, describe_student, entries_of, training_set
 from pipelines.base.parallel import map_and_add
 
@@ -63,8 +64,7 @@ def check_store(found: Verification, workers: int) -> bool:
 def check_config(found: Verification, config: Config, reader: CacheReader) -> bool:
     """Is this the config that the cache was captured for?"""
     student = describe_student(config)
-    # A student that draws fewer flips reads a part of the cache.
-    student["views"]["flips"] = reader.manifest.views["flips"]
+    student["views"] = part_of_views(student["views"], reader.manifest.views)
     assignment = describe_assignment(config)
     wanted = student if assignment is None else {**student, "assignment": assignment}
     cure = "Give the config that the cache is for (CONFIG=)"

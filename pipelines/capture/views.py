@@ -13,8 +13,10 @@ from mmrotate.registry import TRANSFORMS
 from torch import Tensor
 
 from cache.grid import AnchorGrid, padded_shape
+from cache.view import draw_names
+from distill.draws import FrozenViews, frozen_draw
 from distill.region import box_region
-from distill.transforms import describe_views, pixel_crc32c
+from distill.transforms import describe_views, enumerated_draws, pixel_crc32c
 from pipelines.base.experiment import build_adapter, build_assigner, entries_of, training_set, view_pipeline
 from pipelines.capture.kept import PatchRegions
 
@@ -36,6 +38,12 @@ class ViewSample:
     objects: InstanceData
     grid: AnchorGrid
 
+    @property
+    def outcome(self) -> tuple[object, ...]:
+        """What two draws must share to be one view."""
+        objects = (self.objects.bboxes.tensor, self.objects.labels)
+        return (tuple(self.image.shape), self.crc32c, *(values.numpy().tobytes() for values in objects))
+
 
 class TrainingViews:
     """Patches of the training set by id, and each of their views.
@@ -44,18 +52,22 @@ class TrainingViews:
         config: a student's.
 
     Raises:
-        ValueError: a training set without patches, or a pipeline whose views cannot be enumerated.
+        ValueError: a training set without patches, or a pipeline whose views can be neither enumerated nor frozen.
     """
 
     def __init__(self, config: Config) -> None:
         load, *steps = view_pipeline(config)
+        views = config.train_dataloader.dataset.get("views")
         if load["type"] != "LoadPatch":
             raise ValueError(f"the training pipeline begins with {load['type']}; LoadPatch needed")
         pack = {"type": "mmdet.PackDetInputs", "meta_keys": ("img_id", "img_shape", "img_sha256")}
         self.dataset = training_set(config, [*steps, pack])
         # Apart from the other steps: the views of a patch share what it has read.
         self._load = TRANSFORMS.build(load)
-        self.flips: list[str] = describe_views(config.train_dataloader.dataset.pipeline)["flips"]
+        self.frozen = None if views is None else FrozenViews(**views)
+        self.draws = draw_names(describe_views([load, *steps], views))
+        drawn = [step for step in self.dataset.pipeline.transforms if hasattr(step, "outcomes")]
+        self._outcomes = {} if self.frozen else dict(enumerated_draws(drawn))
         self.adapter = build_adapter(config)
         self.region_rule = dict(config.region)
         self.assigner = build_assigner(config)
@@ -82,17 +94,34 @@ class TrainingViews:
         """SHA-256 of a patch's labels."""
         return self.dataset.label_digest(self._infos[patch_id])
 
-    def samples(self, patch_id: str) -> list[ViewSample]:
-        """All views of a patch, in the order of their draws; its image is read and decoded once."""
+    def samples(self, patch_id: str) -> tuple[list[ViewSample], np.ndarray]:
+        """All views of a patch, in the order of their first draws, and (K,) the view of each draw.
+
+        Its image is read and decoded once. Frozen draws that come out the same, pixels and objects, share a view.
+        """
         loaded = self._load.transform(dict(self._infos[patch_id]))
-        return [self._view(loaded, flip) for flip in self.flips]
+        samples: list[ViewSample] = []
+        found: dict[object, int] = {}
+        draw_view = []
+        for draw in self.draws:
+            sample = self._view(loaded, draw)
+            view = found.setdefault(sample.outcome if self.frozen else draw, len(samples))
+            if view == len(samples):
+                samples.append(sample)
+            draw_view.append(view)
+        return samples, np.asarray(draw_view)
 
-    def sample(self, patch_id: str, flip: str) -> ViewSample:
-        """One view of a patch."""
-        return self._view(self._load.transform(dict(self._infos[patch_id])), flip)
+    def sample(self, patch_id: str, draw: str) -> ViewSample:
+        """One view of a patch, by the name of a draw."""
+        return self._view(self._load.transform(dict(self._infos[patch_id])), draw)
 
-    def _view(self, loaded: dict[str, Any], flip: str) -> ViewSample:
-        packed = self.dataset.pipeline({**loaded, "forced_flip": flip})
+    def _view(self, loaded: dict[str, Any], draw: str) -> ViewSample:
+        # A transform may write into the image that it is given.
+        results = {**loaded, "img": loaded["img"].copy()}
+        if self.frozen is None:
+            packed = self.dataset.pipeline({**results, "forced": self._outcomes[draw]})
+        else:
+            packed = frozen_draw(self.dataset.pipeline, results, self.frozen.seed, int(draw))
         image, sample = packed["inputs"], packed["data_samples"]
         crc32c = pixel_crc32c(image.permute(1, 2, 0).numpy())
         return ViewSample(image, crc32c, sample.img_sha256, sample.gt_instances, self.grid(*sample.img_shape))

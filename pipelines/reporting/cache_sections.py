@@ -111,7 +111,7 @@ def size_card(described: Mapping[str, Any], reader: CacheReader) -> Card:
 
 def dense_priors(reader: CacheReader) -> int | None:
     """How many priors the views have, stored or not; None for a head without an anchor grid."""
-    shapes, views = np.unique(reader.plan.patch_shape[reader.plan.view_patch], axis=0, return_counts=True)
+    shapes, views = np.unique(reader.plan.view_shape, axis=0, return_counts=True)
     grids = [grid for shape in shapes if (grid := grid_of(reader.manifest.head, shape))]
     if len(grids) < len(shapes):
         return None
@@ -151,7 +151,7 @@ def picture_cards(run: FinishedRun, reader: CacheReader) -> list[Card]:
     captions = {
         "region": "Where LD and KD read the teacher: every cell with a stored prior, by the largest weight (IoU) of "
         "its priors. All else has weight 0 and is not stored.",
-        "detections": "The teacher's boxes, decoded from the store, under every flip.",
+        "detections": "The teacher's boxes, decoded from the store, in some draws.",
         "distributions": f"The teacher's bins of each box parameter at some of its best priors.{beside}",
     }
     return [Card(name.capitalize(), captions[name], figure) for name, figure in drawn.items()]

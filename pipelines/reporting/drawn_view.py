@@ -29,7 +29,7 @@ class DrawnView:
     """
 
     patch_id: str
-    flip: str
+    draw: str
     sample: ViewSample
     adapter: HeadAdapter
     record: TargetRecord
@@ -50,13 +50,13 @@ class DrawnView:
         return self.adapter.corners(self.sample.objects.bboxes.tensor).numpy()
 
 
-def draw_ready(config: Config, views: TrainingViews, reader: CacheReader, patch_id: str, flip: str) -> DrawnView:
+def draw_ready(config: Config, views: TrainingViews, reader: CacheReader, patch_id: str, draw: str) -> DrawnView:
     """Image, labels and the stored record's detections of a view.
 
     Raises:
         ValueError: the cache holds no such view.
     """
-    record, sample = reader.read(patch_id, flip), views.sample(patch_id, flip)
+    record, sample = reader.read(patch_id, draw), views.sample(patch_id, draw)
     boxes = decode_boxes(views.adapter, sample, record.prior_index, torch.from_numpy(record.box_logits))
     scores, labels = torch.from_numpy(record.cls_logits).sigmoid().max(dim=1)
     kept = torch.nonzero(scores >= MIN_SCORE).squeeze(1)
@@ -67,7 +67,7 @@ def draw_ready(config: Config, views: TrainingViews, reader: CacheReader, patch_
         _, order = batched_nms(boxes[kept], scores[kept], labels[kept], dict(config.model.test_cfg.nms))
         kept = kept[order]
     corners = views.adapter.corners(boxes).numpy()
-    return DrawnView(patch_id, flip, sample, views.adapter, record, corners, scores, labels, kept.tolist(), is_sure)
+    return DrawnView(patch_id, draw, sample, views.adapter, record, corners, scores, labels, kept.tolist(), is_sure)
 
 
 def decode_boxes(adapter: HeadAdapter, sample: ViewSample, prior_index: np.ndarray, box_logits: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ CLASS_COLOURS = (ORANGE, SKY, "#f0e442", RED, PINK, GREEN, BLUE)
 LINE_STYLES = ("-", "--", ":")
 TEACHER_COLOUR, STUDENT_COLOUR = BLUE, ORANGE
 DISTRIBUTIONS = 4
+MOST_DRAWN = 4
 LEVEL_COLUMNS = 3
 
 
@@ -37,23 +38,24 @@ def draw_patch(
     reader: CacheReader,
     *,
     patch_id: str | None = None,
-    flip: str | None = None,
+    draw: str | None = None,
     checkpoint: str | Path | None = None,
 ) -> dict[str, Figure]:
-    """`region` and `distributions` of one view, and `detections` under every flip; a student's beside the teacher's.
+    """`region` and `distributions` of one view, and `detections` in a few draws; a student's beside the teacher's.
 
     Raises:
-        ValueError: no such patch in the cache or in the training set, no such flip in the cache, or no such checkpoint.
+        ValueError: no such patch in the cache or in the training set, no such draw in the cache, or no such checkpoint.
     """
     views = TrainingViews(config)
     patch_id = patch_id or busy_patch(reader)
-    flips = list(reader.manifest.views["flips"])
-    flip = flip or flips[-1]
-    reader.find(patch_id, flip)
+    draws = list(reader.plan.draws)
+    draw = draw or draws[:MOST_DRAWN][-1]
+    reader.find(patch_id, draw)
     if patch_id not in views:
         raise ValueError(f"patch {patch_id} is in the cache but not in the training set. Give another --patch")
-    drawn = [draw_ready(config, views, reader, patch_id, name) for name in flips]
-    chosen = drawn[flips.index(flip)]
+    shown = draws[:MOST_DRAWN] if draw in draws[:MOST_DRAWN] else [*draws[: MOST_DRAWN - 1], draw]
+    drawn = [draw_ready(config, views, reader, patch_id, name) for name in shown]
+    chosen = drawn[shown.index(draw)]
     answers = None
     if checkpoint is not None:
         answers = Student(config, checkpoint).logits(chosen.sample.image, chosen.record.prior_index)
@@ -74,7 +76,7 @@ def draw_region(view: DrawnView) -> Figure:
     rows = -(-panels // columns)
     height, width = view.image.shape[:2]
     figure = Figure(figsize=(12, rows * (11 / columns * height / width + 0.35) + 0.5), layout="constrained")
-    figure.suptitle(f"{view.patch_id}, flip {view.flip}: stored priors by level")
+    figure.suptitle(f"{view.patch_id}, draw {view.draw}: stored priors by level")
     all_axes = figure.subplots(rows, columns, squeeze=False)
     for axes in all_axes.flat:
         axes.set_axis_off()
@@ -116,7 +118,7 @@ def _draw_level(axes: Axes, image: np.ndarray, weights: np.ndarray, stride: int)
 
 @styled
 def draw_detections(views: Sequence[DrawnView], reader: CacheReader) -> Figure:
-    """A patch under every flip, with its labels and the boxes decoded from the store."""
+    """A patch in some draws, with its labels and the boxes decoded from the store."""
     classes = reader.manifest.head["classes"]
     columns = min(2, len(views))
     rows = -(-len(views) // columns)
@@ -133,7 +135,7 @@ def draw_detections(views: Sequence[DrawnView], reader: CacheReader) -> Figure:
             _outline(axes, view.boxes[row], **_class_line(int(view.labels[row])))
         unsure = "" if view.is_sure else f" below {MIN_SCORE}"
         axes.set_title(
-            f"flip {view.flip}: {_count(len(view.kept), 'box', 'boxes')}{unsure} from {len(view.record):,} priors"
+            f"draw {view.draw}: {_count(len(view.kept), 'box', 'boxes')}{unsure} from {len(view.record):,} priors"
         )
     figure.suptitle(
         f"{views[0].patch_id}: the teacher's boxes, decoded from {reader.location.name}\n{threshold_text(views)}"
@@ -164,7 +166,7 @@ def draw_distributions(view: DrawnView, head: Mapping[str, Any], student: tuple[
     figure = Figure(figsize=(14, 2.3 * lines + 1), layout="constrained")
     panels = figure.subplots(lines, 1 + len(names), squeeze=False, width_ratios=[1.15, *[1] * len(names)])
     figure.suptitle(
-        f"{view.patch_id}, flip {view.flip}: the teacher's distributions at {_count(len(rows), 'prior')} among its "
+        f"{view.patch_id}, draw {view.draw}: the teacher's distributions at {_count(len(rows), 'prior')} among its "
         "best (temperature 1)"
     )
     for line, row in zip(panels, rows, strict=False):

@@ -32,7 +32,7 @@ def headline(figures: Mapping[str, Any]) -> str:
     """The store in one line."""
     missing = figures["blocks"] - figures["blocks_captured"]
     return (
-        f"{figures['cache']}: {figures['patches']:,} patches x {len(figures['flips'])} flips = {figures['views']:,} "
+        f"{figures['cache']}: {figures['patches']:,} patches x {len(figures['draws'])} draws = {figures['views']:,} "
         f"views, {figures['rows']:,} rows in {figures['blocks_captured']} blocks, preset {figures['preset']}; "
         f"{figures['views_without_rows']} views have no rows"
         + (f"; {missing} blocks are not captured and left out" if missing else "")

@@ -84,7 +84,7 @@ def time_capture(
 def _bare_rate(asked: TeacherViews, device: torch.device) -> float:
     """Views a second of images in memory -> maps, batches as in the capture."""
     wait = synchronizer(device)
-    images = torch.cat([asked.patches[0].images] * asked.options.patches_per_batch)
+    images = torch.stack([*asked.patches[0].images] * asked.options.patches_per_batch)
     asked.teacher.forward(asked.teacher.preprocess(images))
     wait()
     began = time.perf_counter()

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from cache.manifest import Manifest, ManifestMismatch, is_allowed, require_equal
 from cache.reader import CacheReader
 from distill.region import is_inside
+from distill.transforms import part_of_views
 from pipelines.base.command import warn
 from pipelines.base.experiment import describe_assignment, describe_student, entries_of, training_set
 from pipelines.base.invocation import make
@@ -39,7 +40,7 @@ def use_cache(config: Config, cache: str | None = None, allow: Sequence[str] = (
 def require_matching_cache(config: Config, reader: CacheReader) -> None:
     """Refuse an incomplete or foreign cache before the first step.
 
-    A student may read a part of its cache: fewer flips, fewer patches, or a region inside the stored one, which the
+    A student may read a part of its cache: fewer draws, fewer patches, or a region inside the stored one, which the
     loader then picks. Fields of `config.allow` may differ; what does is put into `config.overrides`. Image bytes are
     compared later, by the loader that reads them anyway.
 
@@ -86,11 +87,10 @@ def _capture_anew(reader: CacheReader) -> str:
 def _part_of_cache(config: Config, stored: Manifest, allowed: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the student must find in the manifest, and how its loader picks its part of what is stored.
 
-    Fewer flips than the stored ones, and a region inside the stored one, stand as they are stored.
+    Fewer draws than the stored ones, and a region inside the stored one, stand as they are stored.
     """
     student, loader = describe_student(config), {}
-    if set(student["views"]["flips"]) < set(stored.views["flips"]):
-        student["views"]["flips"] = stored.views["flips"]
+    student["views"] = part_of_views(student["views"], stored.views)
     if is_inside(student["region"], stored.region) and "region" not in allowed:
         loader["region"] = dict(config.region)
         student["region"] = stored.region

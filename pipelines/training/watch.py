@@ -51,7 +51,7 @@ class TrainingWatch(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         for sample in data_batch["data_samples"]:
-            view = (sample.metainfo.get("img_id"), sample.metainfo.get("flip_direction") or "none")
+            view = tuple(sample.metainfo.get(name) for name in ("img_id", "drawn", "flip_direction"))
             self._order.update(repr(view).encode())
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -64,7 +64,7 @@ class TrainingWatch(Hook):
 
     @property
     def order_sha256(self) -> str:
-        """Over (patch, flip) of every sample in the order of training."""
+        """Over patch, draw and flip of every sample in the order of training."""
         return self._order.hexdigest()
 
     @property

@@ -33,8 +33,8 @@ def planned_patch(patch_id: str, counts: np.ndarray, digest: bytes = bytes(32), 
     """A patch of a view a draw, with stored priors (F, L) on every level; each in a cell of its own."""
     views = np.arange(len(counts))
     given = {
-        "shape": (128, 128),
         "draw_view": views,
+        "view_shape": np.full((len(counts), 2), 128),
         "view_crc32c": 100 * digest[0] + views,
         "cell_counts": counts.sum(axis=1),
     }
@@ -109,7 +109,7 @@ def small_manifest(plan: Plan, preset: str = "half", **sections: Any) -> Manifes
     given = {
         "teacher": {"weights_sha256": "0" * 64},
         "head": HEAD_SECTION,
-        "views": {"flips": list(plan.draws), "flip_offset": 1.0},
+        "views": {"draws": list(plan.draws), "flip_offset": 1.0},
         "preprocessing": {},
         "numeric": {"threads": 1},
         "region": {"factor": 0.25, "topk": 9},

@@ -76,8 +76,8 @@ def example_plan(*, as_cells: bool = True, assigned: bool = False) -> Plan:
                 f"{name}__128__0___0",
                 bytes([2 * number + 1]) * 32,
                 bytes([2 * number + 2]) * 32,
-                shape=(128, 128),
                 draw_view=np.arange(2),
+                view_shape=np.full((2, 2), 128),
                 view_crc32c=np.array([0, 1]) + 16 * number,
                 # 512 priors on the first level, 128 on the second.
                 level_counts=np.array([np.histogram(view, [0, 512, 640, 672])[0] for view in views]),
@@ -101,7 +101,7 @@ def example_manifest(plan: Plan, codec: CellCodec | RowCodec, preset: str) -> Ma
         code_version="0.1.0",
         teacher={"weights_sha256": "0" * 64},
         head=HEAD,
-        views={"flips": list(plan.draws), "flip_offset": 1.0},
+        views={"draws": list(plan.draws), "flip_offset": 1.0},
         preprocessing={},
         numeric={"threads": 1},
         region={"rule": "example"},

@@ -104,7 +104,7 @@ def test_the_manifest_states_what_the_bits_depend_on(monkeypatch) -> None:
 def test_arithmetic_is_read_from_a_manifest(dtype: str, tf32: bool, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Model")
     arithmetic = Arithmetic(dtype, tf32=tf32)
-    assert Arithmetic.of({**arithmetic.describe(torch.device("cuda")), "views_per_batch": 4}) == arithmetic
+    assert Arithmetic.of({**arithmetic.describe(torch.device("cuda")), "patches_per_batch": 1}) == arithmetic
     assert Arithmetic.of(arithmetic.describe(CPU)) == Arithmetic(dtype)
     wanted = "tf32" if tf32 and dtype == "float32" else dtype
     assert arithmetic.repeat_tolerance == REPEAT_TOLERANCE[wanted]

@@ -22,7 +22,7 @@ def flipped(boxes: RotatedBoxes, flip: str, size: int) -> np.ndarray:
     """Boxes through the training pipeline's own flip."""
     transform = RandomViewFlip(prob=0.5, direction="horizontal", flip_offset=1.0)
     image = np.zeros((size, size, 3), np.uint8)
-    results = {"img": image, "img_shape": (size, size), "gt_bboxes": boxes.clone(), "forced_flip": flip}
+    results = {"img": image, "img_shape": (size, size), "gt_bboxes": boxes.clone(), "forced": {"RandomViewFlip": flip}}
     return transform(results)["gt_bboxes"].tensor.numpy()
 
 

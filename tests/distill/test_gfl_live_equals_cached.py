@@ -28,6 +28,7 @@ from pipelines.training.kind import point_to_cache
 from pipelines.training.match import require_matching_cache
 from tests.conftest import REPOSITORY
 from tests.distill.coco_tools import SIZES, write_coco_images
+from tests.distill.draw_tools import flipped
 
 NUM_STEPS = 30
 CONFIG = """
@@ -86,7 +87,7 @@ class Twins:
         targets.cache, targets.assignment = config.cache, True
         dataset = training_set(config, pipeline)
         infos = {str(info["img_id"]): info for info in map(dataset.get_data_info, range(len(dataset)))}
-        return collate_views([dataset.pipeline({**infos[patch], "forced_flip": flip}) for patch, flip in views])
+        return collate_views([dataset.pipeline(flipped(infos[patch], flip)) for patch, flip in views])
 
 
 def seeded_state(model: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -136,7 +137,7 @@ def test_the_store_holds_two_views_of_every_size(twins) -> None:
     reader = CacheReader(twins.config().cache)
     assert reader.manifest.head["kind"] == "gfl"
     assert (reader.manifest.head["num_bins"], reader.manifest.head["box_parameters"][0]) == (17, "left")
-    assert reader.manifest.views == {"flips": ["none", "horizontal"], "flip_offset": 0.0}
+    assert reader.manifest.views == {"draws": ["none", "horizontal"], "flip_offset": 0.0}
     shapes = [reader.find(patch, "none").shape for patch in twins.patch_ids]
     # The last becomes 160 x 124, and every side is padded to a multiple of 32.
     assert shapes == [(128, 128), (128, 128), (128, 160), (128, 160), (160, 128)]
@@ -268,7 +269,7 @@ def test_a_main_region_student_reads_the_wider_cache(twins) -> None:
     info = dataset.get_data_info(2)
     grid = twins.cached().adapter.grid(128, 160)
     own = twins.load([("3", "horizontal")])["targets"].record(0, grid)
-    shared = collate_views([dataset.pipeline({**info, "forced_flip": "horizontal"})])["targets"].record(0, grid)
+    shared = collate_views([dataset.pipeline(flipped(info, "horizontal"))])["targets"].record(0, grid)
     for name in ("prior_index", "weight", "cls_logits", "box_logits"):
         np.testing.assert_array_equal(getattr(shared, name), getattr(own, name), err_msg=name)
 

@@ -18,6 +18,7 @@ from distill.targets import collate_views
 from pipelines.base.experiment import load_config
 from pipelines.training.kind import point_to_head
 from tests.conftest import REPOSITORY
+from tests.distill.draw_tools import flipped
 from tests.distill.golden_tools import (
     CASES_AND_FLIPS,
     STUDENT_SEED,
@@ -69,7 +70,7 @@ def run(request, golden, dota_sample, live_model) -> Run:
     config = load_config(REPOSITORY / "configs/live/gwd_r18_1x_dota.py")
     point_to_head(config)
     after_loading = [step for step in config.train_dataloader.dataset.pipeline if not step.type.count("Load")]
-    packed = Compose(after_loading)({**loaded_crop(dota_sample, case), "forced_flip": flip})
+    packed = Compose(after_loading)(flipped(loaded_crop(dota_sample, case), flip))
     sample = packed["data_samples"]
     data = live_model.data_preprocessor(collate_views([packed]), training=True)
 

@@ -23,6 +23,7 @@ from distill.targets import collate_views
 from pipelines import cache_teacher
 from pipelines.base.experiment import load_config, training_set
 from tests.conftest import REPOSITORY
+from tests.distill.draw_tools import flipped
 from tests.distill.golden_tools import STUDENT_SEED, TEACHER_SEED, fill_seeded_weights, loaded_crop
 
 SIZE = 128
@@ -137,7 +138,7 @@ def make_twins(folder: Path) -> Twins:
         return seeded(configs[name], STUDENT_SEED).train()
 
     def load(views: list[tuple[str, str]]) -> dict:
-        return collate_views([dataset.pipeline({**infos[patch], "forced_flip": flip}) for patch, flip in views])
+        return collate_views([dataset.pipeline(flipped(infos[patch], flip)) for patch, flip in views])
 
     return Twins(configs["cached"], build, load, tuple(infos))
 

@@ -33,6 +33,7 @@ from pipelines import cache_teacher
 from pipelines.base.experiment import load_config, training_set
 from tests.conftest import REPOSITORY
 from tests.distill.coco_tools import write_coco_images
+from tests.distill.draw_tools import flipped
 from tests.distill.made_up_device import DEVICE, MadeUpDevice, OnDevice
 from tests.distill.test_live_equals_cached import random_patches
 
@@ -114,9 +115,7 @@ def load_batch(config: Config, flips: tuple[str, ...]) -> dict[str, Any]:
     targets.cache, targets.assignment = config.cache, True
     dataset = training_set(config, pipeline)
     views = [(index % len(dataset), flips[index % len(flips)]) for index in range(BATCH_SIZE)]
-    return collate_views(
-        [dataset.pipeline({**dataset.get_data_info(index), "forced_flip": flip}) for index, flip in views]
-    )
+    return collate_views([dataset.pipeline(flipped(dataset.get_data_info(index), flip)) for index, flip in views])
 
 
 # --- on a made-up device ----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pipelines import cache_teacher, inspect_cache, verify_cache
 from pipelines.base.experiment import load_config, training_set
 from tests.conftest import REPOSITORY
 from tests.distill.coco_tools import write_coco_images
+from tests.distill.draw_tools import flipped
 
 HEAD = """
 _base_ = ["{repository}/configs/demo/gfl_{base}.py"]
@@ -117,7 +118,7 @@ def test_live_equals_cached(folder) -> None:
     results = []
     for name in ("live", "cached"):
         model = student(folder, name)
-        batch = collate_views([dataset.pipeline({**info, "forced_flip": "horizontal"}) for info in infos])
+        batch = collate_views([dataset.pipeline(flipped(info, "horizontal")) for info in infos])
         data = model.data_preprocessor(batch, training=True)
         total, parts = model.parse_losses(model(**data, mode="loss"))
         total.backward()

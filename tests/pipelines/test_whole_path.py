@@ -36,7 +36,7 @@ def test_the_cache_holds_every_view(project: Project) -> None:
     reader.require_complete()
     assert reader.manifest.head["classes"] == ["ship", "plane", "harbor"]
     assert reader.manifest.head["grid"]["strides"] == [16, 32]
-    assert reader.plan.patch_shape.tolist() == [[96, 96]] * len(reader.plan.patch_ids)
+    assert reader.plan.view_shape.tolist() == [[96, 96]] * reader.plan.num_views
     assert reader.plan.num_views == 4 * len(reader.plan.patch_ids)
     record = reader.read(reader.plan.patch_ids[0], "diagonal")
     assert len(record) > 0
@@ -191,9 +191,9 @@ def test_more_flips_than_were_captured_are_refused(copy: Project, capfd) -> None
     flip = "train_dataloader.dataset.pipeline.3"
     two = ["--cfg-options", f"{flip}.direction=['horizontal']", f"{flip}.prob=[0.5]"]
     assert call(cache_teacher, "--config", copy.config("distill"), "--cache", cache, "--loaders", 0, *two) == 0
-    assert CacheReader(cache).manifest.views["flips"] == ["none", "horizontal"]
+    assert CacheReader(cache).manifest.views["draws"] == ["none", "horizontal"]
     status = call(distill, "--config", copy.config("distill"), "--cache", cache)
-    expect_refusal(capfd, status, 'views.flips is ["none", "horizontal"] in the cache but ["none", "horizontal", "ver')
+    expect_refusal(capfd, status, 'views.draws is ["none", "horizontal"] in the cache but ["none", "horizontal", "ver')
     assert call(distill, "--config", copy.config("distill"), "--cache", cache, *two) == 0
 
 
@@ -216,7 +216,7 @@ def test_another_capture_is_not_mixed_in(project: Project, capfd, options, messa
     ("option", "others", "stored", "problem"),
     [
         pytest.param("--threads", 2, 1, "numeric.threads is 1 in the cache but 2 here", id="threads"),
-        pytest.param("--patches-per-batch", 3, 1, "numeric.views_per_batch is 4 in the cache but 12 here", id="batch"),
+        pytest.param("--patches-per-batch", 3, 1, "numeric.patches_per_batch is 1 in the cache but 3 here", id="batch"),
     ],
 )
 def test_another_machine_is_told_how_to_continue(project: Project, capfd, option, others, stored, problem) -> None:

@@ -51,7 +51,10 @@ HEADS: dict[str, dict[str, Any]] = {
     },
 }
 PRESETS = {"rows": "exact", "rotated": "default", "horizontal": "small"}
-DRAWS = {"rows": FLIPS, "rotated": FLIPS[:2], "horizontal": FLIPS[:2]}
+DRAWS = {"rows": FLIPS, "rotated": ("0", "1"), "horizontal": FLIPS[:2]}
+# Flips of one size; and frozen draws, of which the second view is one cell of the coarsest level lower.
+VIEWS: dict[str, dict[str, Any]] = {name: {"draws": list(DRAWS[name]), "flip_offset": 1.0} for name in DRAWS}
+VIEWS["rotated"] = {"draws": 2, "seed": 0, "transforms": [{"type": "MadeUp"}], "libraries": {"numpy": "2"}}
 # Height and width of each patch with its padding, and which view each of two draws makes; the last has no object.
 PATCHES = {"A": ((128, 128), [0, 1]), "B": ((96, 160), [0, 0]), "C": ((64, 64), [0, 1])}
 
@@ -105,9 +108,9 @@ def planned_patch(
     """A patch whose views have some neighbouring priors of every level."""
     shape, draw_view = PATCHES[patch]
     draw_view = draw_view if len(DRAWS[name]) == 2 else [0, 1, 2, 3]
-    grid = grid_of(HEADS[name], shape)
-    assert grid is not None
     views = max(draw_view) + 1
+    shapes = [(shape[0] - 32 * view * (name == "rotated"), shape[1]) for view in range(views)]
+    grids = [grid for view in shapes if (grid := grid_of(HEADS[name], view)) is not None]
     chosen = [
         np.sort(
             np.concatenate(
@@ -117,17 +120,17 @@ def planned_patch(
                 ]
             )
         )
-        for view in range(views)
+        for view, grid in enumerate(grids)
     ]
     regions[patch] = chosen
     digests = random.bytes(32), random.bytes(32)
     return PlannedPatch(
         f"{patch}__{shape[1]}__0___0",
         *digests,
-        shape=shape,
         draw_view=np.asarray(draw_view),
+        view_shape=np.asarray(shapes),
         view_crc32c=random.integers(2**32, size=views, dtype=np.uint32),
-        level_counts=np.asarray([grid.level_counts(index) for index in chosen]),
+        level_counts=np.asarray([grid.level_counts(index) for grid, index in zip(grids, chosen, strict=True)]),
         cell_counts=np.asarray([len(np.unique(index // HeadShape.of(HEADS[name]).priors)) for index in chosen]),
         assigned_counts=np.arange(views) + 3 if name == "horizontal" else None,
     )
@@ -179,7 +182,7 @@ def manifest(name: str, plan: Plan, codec: Codec) -> Manifest:
         code_version="0.1.0",
         teacher={"weights_sha256": "5f" * 32, "model": {"type": "MadeUp"}},
         head=HEADS[name],
-        views={"flips": list(plan.draws), "flip_offset": 1.0},
+        views=VIEWS[name],
         preprocessing={"mean": [0.0], "std": [1.0], "bgr_to_rgb": True, "pad_size_divisor": 32},
         numeric={"torch": "none", "threads": 1},
         region={"rule": "made up"},
