@@ -17,7 +17,7 @@ from cache.codec import RowCodec
 from cache.reader import CacheReader
 from distill.adapter import adapter_of
 from distill.interface import describe_interface, require_same_interface
-from distill.rows import Maps, Targets, subtract_row_max
+from distill.rows import Logits, Maps, Targets, subtract_row_max
 from distill.targets import BatchTargets, TargetDecoder
 from distill.teacher import FrozenTeacher
 
@@ -168,7 +168,22 @@ class LiveDistiller(_Distiller):
     def answers(self, batch_inputs: Tensor, targets: BatchTargets) -> Targets:
         # In float32 as in a capture, whatever the precision of the student.
         with torch.autocast(batch_inputs.device.type, enabled=False):
-            maps = self.teacher.to(batch_inputs.device).forward(batch_inputs)
-        logits = self.teacher.adapter.gather(maps, targets.region)
+            logits = self._asked(batch_inputs, targets)
         # As a cache holds them: the softmax is the same, and live and cached losses agree to the last bit.
         return Targets(logits.cls_logits, subtract_row_max(logits.box_logits), targets.region, targets.weight)
+
+    def _asked(self, batch_inputs: Tensor, targets: BatchTargets) -> Logits:
+        """The teacher's logits at the region: of each image alone, as a cache holds them, whatever pads the batch."""
+        teacher = self.teacher.to(batch_inputs.device)
+        if targets.by_size is None:
+            return teacher.adapter.gather(teacher.forward(batch_inputs), targets.region)
+        parts = []
+        for one in targets.by_size.sizes:
+            height, width = one.rows.grid.height, one.rows.grid.width
+            inputs = torch.stack([batch_inputs[image, :, :height, :width] for image in one.images])
+            parts.append(teacher.adapter.gather(teacher.forward(inputs), one.rows))
+        order = targets.by_size.order
+        cls_logits, box_logits = (
+            torch.cat([getattr(part, name) for part in parts])[order] for name in ("cls_logits", "box_logits")
+        )
+        return Logits(cls_logits, box_logits)

@@ -130,12 +130,18 @@ def in_float32(*maps: list[Tensor]) -> Iterator[Any]:
 
 
 def with_tensors[Value](value: Value, change: Callable[[Tensor], Tensor]) -> Value:
-    """A dataclass with every tensor in it changed, in dataclasses inside it as well."""
+    """A dataclass with every tensor in it changed, in dataclasses inside it, and tuples of such, as well."""
     changed: dict[str, Any] = {}
     for field in fields(value):  # type: ignore[arg-type]
         inner = getattr(value, field.name)
         if isinstance(inner, Tensor):
             changed[field.name] = change(inner)
-        elif is_dataclass(inner) and not isinstance(inner, AnchorGrid):
+        elif _holds_tensors(inner):
             changed[field.name] = with_tensors(inner, change)
+        elif isinstance(inner, tuple) and all(map(_holds_tensors, inner)):
+            changed[field.name] = tuple(with_tensors(one, change) for one in inner)
     return replace(value, **changed)  # type: ignore[type-var]
+
+
+def _holds_tensors(value: object) -> bool:
+    return is_dataclass(value) and not isinstance(value, AnchorGrid)

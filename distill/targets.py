@@ -184,17 +184,51 @@ def _centers(rows: Rows) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
+class OneSize:
+    """The images of a batch that have one size, and their rows on the priors of that size."""
+
+    images: tuple[int, ...]
+    rows: Rows
+
+
+@dataclass(frozen=True, eq=False)
+class BySize:
+    """The same region as a live teacher is asked about it: size by size, without the padding that makes a batch.
+
+    order: (M,) int64: where the rows of the region lie among those of all sizes.
+    """
+
+    sizes: tuple[OneSize, ...]
+    order: Tensor
+
+    @classmethod
+    def of(cls, views: Sequence[ViewTargets]) -> BySize:
+        """Of the views of a batch."""
+        groups: dict[AnchorGrid, list[int]] = {}
+        for image, view in enumerate(views):
+            groups.setdefault(view.grid, []).append(image)
+        sizes = tuple(
+            OneSize(tuple(images), Rows.of(grid, [views[image].prior_index for image in images]))
+            for grid, images in groups.items()
+        )
+        levels = np.concatenate([one.rows.level.numpy() for one in sizes])
+        images = np.concatenate([np.asarray(one.images)[one.rows.image_index.numpy()] for one in sizes])
+        return cls(sizes, torch.from_numpy(np.lexsort((images, levels))))
+
+
+@dataclass(frozen=True, eq=False)
 class BatchTargets:
     """What loaders add to a batch, which they pack; M rows.
 
     region: the rows of the region. weight: (M,) float32. answers: the teacher's; None where it is live. assigned: what
-    priors shall learn; None where the student assigns by itself.
+    priors shall learn; None where the student assigns by itself. by_size: for a live teacher, where sizes differ.
     """
 
     region: Rows
     weight: Tensor
     answers: Answers | None
     assigned: PlannedAssignment | None
+    by_size: BySize | None = None
 
     @classmethod
     def of(cls, views: Sequence[ViewTargets], objects: Sequence[InstanceData]) -> BatchTargets:
@@ -211,6 +245,7 @@ class BatchTargets:
             weight=torch.from_numpy(stack_by_level([view.weight for view in views], region.sizes)),
             answers=Answers.of(records, region.sizes, grid.anchors_per_cell) if records else None,
             assigned=PlannedAssignment.of(grid, views, objects) if planned else None,
+            by_size=None if records or all(view.grid == grid for view in views) else BySize.of(views),
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> BatchTargets:

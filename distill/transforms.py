@@ -68,7 +68,7 @@ ROLES: Mapping[str, Role] = MappingProxyType(
 
 
 # Methods of transforms that look at other images than the patch's own.
-LOOKS_AT_OTHERS = ("get_indexes", "get_indices")
+LOOKS_AT_OTHERS = {"get_indexes", "get_indices"}
 
 
 @TRANSFORMS.register_module()
@@ -366,7 +366,7 @@ def _role(step: Mapping[str, Any]) -> Role:
 
 def _require_freezable(step: Mapping[str, Any], views: Mapping[str, int] | None) -> None:
     name = step["type"]
-    if any(hasattr(TRANSFORMS.get(name), other) for other in LOOKS_AT_OTHERS):
+    if LOOKS_AT_OTHERS & set(dir(TRANSFORMS.get(name))):
         raise ViewsUnknown(
             f"transform {name} puts other images of the training set into a view, so that no patch has views of its "
             "own, and no cache can hold them. Remove it, or train with a live teacher"

@@ -113,11 +113,14 @@ def _options_of(path: str, part: Mapping[str, Any]) -> dict[str, Any]:
 
 def _registered(name: str) -> Any:
     """The class or function of a name with or without scope; None where there is none."""
-    for registry in REGISTRIES:
-        for scope in (registry, *_relatives(registry)):
-            module = scope.module_dict.get(name.rpartition(".")[2])
-            if module is not None and name.rpartition(".")[0] in ("", scope.scope):
-                return module
+    scope, _, bare = name.rpartition(".")
+    # What a scope does not have itself, it inherits from the root.
+    for is_inherited in (False, True):
+        for registry in REGISTRIES:
+            for one in (registry, *_relatives(registry)):
+                module = one.module_dict.get(bare)
+                if module is not None and (one.parent is None if is_inherited else scope in ("", one.scope)):
+                    return module
     return None
 
 
