@@ -38,7 +38,9 @@ STUDENT_SETTINGS = {
 }
 # How the training set draws the views of its patches.
 VIEW_SETTINGS = ("views",)
-DATA_SETTINGS = ("data_format", "data_root", "classes", "patch_size", "patch_overlap", "scenes", "ignore_classes")
+DATA_SETTINGS = (
+    *("data_format", "data_root", "classes", "patch_size", "patch_overlap", "patch_rates", "scenes", "ignore_classes"),
+)
 # What mmengine's runner reads; a test compares them with its signature.
 RUNNER_SETTINGS = (
     *("model", "work_dir", "train_dataloader", "val_dataloader", "test_dataloader", "train_cfg", "val_cfg", "test_cfg"),
@@ -69,6 +71,7 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "a list of names": ("classes", "ignore_classes", "allow"),
     "a text": ("data_root", "data_format", "cache", "work_dir", "load_from", "log_level", "default_scope"),
     "a text or a dictionary": ("codec",),
+    "a list of numbers": ("patch_rates",),
     "a whole number": ("patch_size", "patch_overlap"),
     "True or False": ("resume", "plan_assignment", "tf32", "channels_last", "compiled"),
 }
@@ -246,7 +249,7 @@ def require_forms(config: Config, source: str) -> None:
 
 def _has_form(value: Any, form: str) -> bool:
     if isinstance(value, list | tuple):
-        inner = {"a list of names": str, "a list of dictionaries": Mapping}
+        inner = {"a list of names": str, "a list of numbers": int | float}
         return "list" in form and all(isinstance(item, inner.get(form, Mapping)) for item in value)
     if isinstance(value, bool):
         return form == "True or False"

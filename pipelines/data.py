@@ -86,6 +86,16 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="holds train/ and val/, each with images/ and labelTxt/ or labelTxt-v1.0/labelTxt/",
     )
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs="+",
+        metavar="RATE",
+        help="split DOTA at several scales: 0.5 1.0 1.5 as mmrotate's ms_train (default: the config's patch_rates)",
+    )
+    parser.add_argument(
+        "--overlap", type=int, help="pixels that neighbouring patches share (default: the config's patch_overlap)"
+    )
     add_workers(parser, "processes")
     add_json(parser, "the summary")
     return parser

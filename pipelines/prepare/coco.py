@@ -49,6 +49,9 @@ def prepare_coco(config: Config, options: Options) -> tuple[dict[str, Any], str]
         ValueError: an unusable config, data that are missing or malformed, a folder made from something else.
     """
     require_data_keys(config, ("train_dataloader", "val_dataloader"))
+    for name in ("rates", "overlap"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"{config.filename} trains on COCO-format data, which are not split: leave out --{name}")
     if options.dota_root is not None:
         raise ValueError(
             f"{config.filename} trains on COCO-format data, so it has no use for {options.dota_root} (DOTA_ROOT). "

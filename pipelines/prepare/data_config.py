@@ -23,6 +23,10 @@ class Options:
     """Holds train/ and val/ in DOTA's layout; None takes the built-in scenes."""
     workers: int
     """Processes that split images."""
+    rates: tuple[float, ...] | None = None
+    """Of a split at several scales, before the config's; None for that."""
+    overlap: int | None = None
+    """Pixels that patches share, before the config's; None for that."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def prepare_dota(config: Config, options: Options) -> tuple[dict[str, Any], str]
     Raises:
         ValueError: an unusable config or source, or a folder that was made from something else.
     """
-    data = read_data_config(config)
+    data = read_data_config(config, options)
     parameters = describe(data, synthetic=options.dota_root is None)
     filled = [folder for split in SPLITS for folder in SplitFolder(data.data_root / split).folders()]
     with open_data_folder(data.data_root, parameters, filled) as folder:
@@ -53,8 +53,8 @@ def prepare_dota(config: Config, options: Options) -> tuple[dict[str, Any], str]
     return summarise(data.data_root, sources), f"patches in {data.data_root}"
 
 
-def read_data_config(config: Config) -> DataConfig:
-    """The data part of a config.
+def read_data_config(config: Config, options: Options) -> DataConfig:
+    """The data part of a config, and what the command line says before it.
 
     Raises:
         ValueError: a key is missing or has an unusable value.
@@ -63,7 +63,8 @@ def read_data_config(config: Config) -> DataConfig:
     try:
         rule = SplitRule(
             size=config.patch_size,
-            overlap=config.patch_overlap,
+            overlap=config.patch_overlap if options.overlap is None else options.overlap,
+            rates=tuple(options.rates or config.get("patch_rates", (1.0,))),
             classes=tuple(config.classes),
             ignore_classes=tuple(config.get("ignore_classes", ())),
         )
@@ -87,6 +88,7 @@ def describe(config: DataConfig, *, synthetic: bool) -> dict[str, Any]:
         "scenes": asdict(config.scenes) if synthetic and config.scenes else None,
         "patch_size": rule.pop("size"),
         "patch_overlap": rule.pop("overlap"),
+        "patch_rates": rule.pop("rates"),
         **rule,
     }
 

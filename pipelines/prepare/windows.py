@@ -1,4 +1,4 @@
-"""One image and its labels -> square patches, by the rules of mmrotate's img_split with ss_train.json."""
+"""One image and its labels -> square patches, by the rules of mmrotate's img_split (ss_train.json, ms_train.json)."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class SplitRule:
     """Side of a patch, pixels."""
     overlap: int = 200
     """Pixels that neighbouring patches share."""
+    rates: tuple[float, ...] = (1.0,)
+    """Patches of an image that is this much larger: their windows have `size` / rate pixels, and training resizes."""
     keep_ratio: float = 0.7
     """Smallest share of an object's area inside a patch with which the patch keeps the object."""
     image_rate_threshold: float = 0.6
@@ -47,7 +49,9 @@ class SplitRule:
     """Classes that labels may hold but patches leave out; any other class is an error."""
 
     def __post_init__(self) -> None:
-        _check_window_size(self.size, self.overlap)
+        _check_rates(self.rates)
+        for size, overlap in _sizes(self.size, self.overlap, self.rates):
+            _check_window_size(size, overlap)
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio is {self.keep_ratio}; it must lie above 0 and be at most 1")
         if not 0 <= self.image_rate_threshold < 1:
@@ -65,22 +69,31 @@ class Patch:
     labels: Labels
 
 
-def windows(width: int, height: int, size: int, overlap: int, image_rate_threshold: float = 0.6) -> list[Window]:
-    """The windows over a `width` x `height` image, column by column; never none.
+def windows(
+    width: int,
+    height: int,
+    size: int,
+    overlap: int,
+    image_rate_threshold: float = 0.6,
+    rates: Sequence[float] = (1.0,),
+) -> list[Window]:
+    """The windows over a `width` x `height` image, rate by rate and column by column; never none.
 
-    The last window of a row or column moves back to touch the border. A window whose image share is not above the
-    threshold is dropped; where that drops all, those within 0.01 of the largest share are kept.
+    Windows of a rate have `size` / rate pixels and share `overlap` / rate, both rounded down. The last window of a row
+    or column moves back to touch the border. A window whose image share is not above the threshold is dropped; where
+    that drops all of every rate, those within 0.01 of the largest share are kept.
 
     Raises:
         ValueError: a side below 1, or an overlap outside 0 .. size - 1.
     """
-    _check_window_size(size, overlap)
     if min(width, height) < 1:
         raise ValueError(f"an image of {width} x {height} pixels has no windows")
-    candidates = [
-        Window(x, y, size) for x in _starts(width, size, size - overlap) for y in _starts(height, size, size - overlap)
-    ]
-    shares = [min(size, width - w.x) * min(size, height - w.y) / size**2 for w in candidates]
+    candidates = []
+    for side, shared in _sizes(size, overlap, rates):
+        _check_window_size(side, shared)
+        columns, rows = (_starts(length, side, side - shared) for length in (width, height))
+        candidates += [Window(x, y, side) for x in columns for y in rows]
+    shares = [min(w.size, width - w.x) * min(w.size, height - w.y) / w.size**2 for w in candidates]
     kept = [window for window, share in zip(candidates, shares, strict=True) if share > image_rate_threshold]
     best = max(shares)
     return kept or [window for window, share in zip(candidates, shares, strict=True) if best - share < 0.01]
@@ -129,12 +142,25 @@ def crop_image(image: np.ndarray, window: Window, padding_bgr: Sequence[int]) ->
 def split_image(image: np.ndarray, labels: Labels, image_id: str, rule: SplitRule) -> Iterator[Patch]:
     """The patches of one image, (H, W, 3) uint8 BGR, one at a time."""
     height, width = image.shape[:2]
-    for window in windows(width, height, rule.size, rule.overlap, rule.image_rate_threshold):
+    for window in windows(width, height, rule.size, rule.overlap, rule.image_rate_threshold, rule.rates):
         yield Patch(
             PatchName(image_id, window.size, window.x, window.y),
             crop_image(image, window, rule.padding_bgr),
             crop_labels(labels, window, rule.keep_ratio),
         )
+
+
+def _sizes(size: int, overlap: int, rates: Sequence[float]) -> list[tuple[int, int]]:
+    """Side and overlap of the windows of each rate."""
+    return [(int(size / rate), int(overlap / rate)) for rate in rates]
+
+
+def _check_rates(rates: Sequence[float]) -> None:
+    for rate in rates:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.01 <= rate <= 100:
+            raise ValueError(f"rates are {list(rates)}; numbers from 0.01 to 100 are needed")
+    if not rates or len(set(rates)) < len(rates):
+        raise ValueError(f"rates are {list(rates)}; at least one is needed, and each once")
 
 
 def _check_window_size(size: int, overlap: int) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import cv2
+import mmrotate
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -307,6 +310,56 @@ def test_sample_patches_hold_the_source_objects(image_id: str, expected: dict[st
         cut = inside[inside >= 0.7] < 1 - 1e-6
         assert (patch.labels.difficulty[cut] == 2).all()
         np.testing.assert_array_equal(patch.labels.difficulty[~cut], labels.difficulty[inside >= 0.7][~cut])
+
+
+def test_windows_of_several_rates() -> None:
+    """At rate 0.5 a window has twice the pixels; at 1.5 682 of them, rounded down, which share 333."""
+    found = windows(2048, 1024, 1024, 500, rates=(0.5, 1.0, 1.5))
+    # Of the window of 2048 x 2048 half is image, not above 0.6.
+    assert [(window.x, window.y, window.size) for window in found] == [
+        *[(x, 0, 1024) for x in (0, 524, 1024)],
+        *[(x, y, 682) for x in (0, 349, 698, 1047, 1366) for y in (0, 342)],
+    ]
+
+
+@pytest.mark.parametrize("rates", [(), (0,), (1.0, 1.0), (-1,), (True,)])
+def test_rates_that_no_split_can_have(rates: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="rates are"):
+        SplitRule(rates=rates)
+
+
+@needs_sample
+@pytest.mark.parametrize(("rates", "overlap"), [((1.0,), 200), ((0.5, 1.0, 1.5), 500)], ids=["ss", "ms"])
+def test_windows_and_labels_are_those_of_img_split(rates: tuple[float, ...], overlap: int) -> None:
+    """mmrotate's own tool, which comes with its package, on every image of the sample."""
+    img_split = load_img_split()
+    sizes, gaps = ([int(number / rate) for rate in rates] for number in (1024, overlap))
+    patches = 0
+    for image_id, path in list_images(SAMPLE / "train/images").items():
+        labels = read_labels(SAMPLE / f"train/labelTxt/{image_id}.txt")
+        height, width = read_image(path).shape[:2]
+        theirs = img_split.get_sliding_window({"width": width, "height": height}, sizes, gaps, 0.6)
+        ours = windows(width, height, 1024, overlap, rates=rates)
+        assert [(one.x, one.y, one.x + one.size, one.y + one.size) for one in ours] == [tuple(row) for row in theirs]
+        if len(labels):
+            annotations = {"bboxes": labels.polygons.astype(np.float32), "name": np.asarray(labels.class_names)}
+            found = img_split.get_window_obj({"ann": annotations}, theirs, 0.7)
+            for window, wanted in zip(ours, found, strict=True):
+                assert crop_labels(labels, window).class_names == tuple(wanted["name"])
+        patches += len(ours)
+    assert patches > (28 if len(rates) == 1 else 90)
+
+
+def load_img_split() -> ModuleType:
+    """A script, not a module of the package."""
+    assert mmrotate.__file__ is not None
+    path = Path(mmrotate.__file__).parent / ".mim/tools/data/dota/split/img_split.py"
+    specification = importlib.util.spec_from_file_location("img_split", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 @needs_sample
