@@ -333,21 +333,16 @@ def pixel_crc32c(image: np.ndarray) -> int:
     return int(google_crc32c.value(np.ascontiguousarray(image).tobytes()))
 
 
-def view_steps(pipeline: Sequence[Mapping[str, Any]], views: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+def view_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The steps of a training pipeline that make a view; the others only add targets or pack.
 
-    views: of the data set: whether draws of random transforms are frozen.
-
     Raises:
-        ValueError: a transform whose random outcomes can be neither enumerated nor frozen, or that changes the view
-            after the teacher's targets have been added.
+        ValueError: a transform that changes the view after the teacher's targets have been added.
     """
     steps = []
     has_targets = ""
     for step in pipeline:
         role = _role(step)
-        if role is Role.RANDOM:
-            _require_freezable(step, views)
         if role in (Role.FIXED, Role.DRAWN, Role.RANDOM):
             if has_targets:
                 raise ValueError(
@@ -365,6 +360,7 @@ def _role(step: Mapping[str, Any]) -> Role:
 
 
 def _require_freezable(step: Mapping[str, Any], views: Mapping[str, int] | None) -> None:
+    """Refuse a random transform that looks at other images, or whose draws are not frozen."""
     name = step["type"]
     if LOOKS_AT_OTHERS & set(dir(TRANSFORMS.get(name))):
         raise ViewsUnknown(
@@ -390,7 +386,7 @@ def fixed_steps(pipeline: Sequence[Mapping[str, Any]], views: Mapping[str, int] 
 
     Of frozen views those before the first random one: the others belong to what is frozen.
     """
-    steps = view_steps(pipeline, views)
+    steps = view_steps(pipeline)
     if views is not None:
         return list(takewhile(lambda step: _role(step) is Role.FIXED, steps))
     return [step for step in steps if _role(step) is Role.FIXED]
@@ -399,10 +395,16 @@ def fixed_steps(pipeline: Sequence[Mapping[str, Any]], views: Mapping[str, int] 
 def describe_views(pipeline: Sequence[Mapping[str, Any]], views: Mapping[str, int] | None = None) -> dict[str, Any]:
     """The views that a training pipeline can draw, as the manifest states them.
 
+    views: of the data set, a `FrozenViews`; None where nothing is frozen.
+
     Raises:
-        ValueError: as `view_steps`; or a flip or turn that is there twice, or with another flip offset.
+        ValueError: as `view_steps`; a transform whose random outcomes can be neither enumerated nor frozen; or a flip
+            or turn that is there twice, or with another flip offset.
     """
-    steps = view_steps(pipeline, views)
+    steps = view_steps(pipeline)
+    for step in steps:
+        if _role(step) is Role.RANDOM:
+            _require_freezable(step, views)
     if views is not None:
         frozen = FrozenViews(**views)
         random = steps[len(fixed_steps(pipeline, views)) :]

@@ -57,8 +57,7 @@ def build_adapter(config: Config) -> HeadAdapter:
 
 def view_pipeline(config: Config) -> list[dict[str, Any]]:
     """The part of the training pipeline that makes a view."""
-    dataset = config.train_dataloader.dataset
-    return view_steps(dataset.pipeline, dataset.get("views"))
+    return view_steps(config.train_dataloader.dataset.pipeline)
 
 
 def training_set(config: Config, pipeline: list[dict[str, Any]]) -> BaseDetDataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import floor
+from math import ceil, floor
 from typing import Any
 
 from mmengine.config import Config
@@ -21,10 +21,21 @@ class BreakEven:
     students: int
     live_teacher_seconds: float
     capture_seconds: float
+    draws: int
 
     @property
     def seconds_saved(self) -> float:
         return self.live_teacher_seconds - self.capture_seconds
+
+    @property
+    def passes(self) -> float:
+        """How often one student sees each draw of a patch."""
+        return self.epochs_planned / self.students / self.draws
+
+    @property
+    def draws_that_pay(self) -> int:
+        """With how many draws, of the same cost each, the cache would still pay."""
+        return ceil(self.draws * self.epochs_planned / self.epochs_to_pay) - 1
 
     @property
     def pays(self) -> bool:
@@ -33,7 +44,8 @@ class BreakEven:
     def figures(self) -> dict[str, Any]:
         """As plain values."""
         recommendation = "cache" if self.pays else "do not cache"
-        return {**asdict(self), "seconds_saved": self.seconds_saved, "recommendation": recommendation}
+        more = {"passes": self.passes, "draws_that_pay": self.draws_that_pay, "seconds_saved": self.seconds_saved}
+        return {**asdict(self), **more, "recommendation": recommendation}
 
     def __str__(self) -> str:
         who = (
@@ -41,7 +53,8 @@ class BreakEven:
         )
         costs = (
             f"The capture takes as long as a live teacher in {self.epochs_to_pay:.1f} epochs of training; {who} "
-            f"{self.epochs_planned:.1f}. "
+            f"{self.epochs_planned:.1f}. Each sees every one of {self.draws} draws of a patch {self.passes:.1f} times; up "
+            f"to {self.draws_that_pay} would pay. "
         )
         if self.pays:
             return f"{costs}Cache: it saves {self.seconds_saved:,.0f} s of teacher."
@@ -60,7 +73,7 @@ def break_even(plan: Plan, probe: Probe, config: Config, students: int) -> Break
     """
     live = len(plan.patch_ids) * probe.teacher_seconds
     epochs = student_epochs(config, plan) * students
-    return BreakEven(probe.seconds / live, epochs, students, live * epochs, probe.seconds)
+    return BreakEven(probe.seconds / live, epochs, students, live * epochs, probe.seconds, len(plan.draws))
 
 
 def student_epochs(config: Config, plan: Plan) -> float:
