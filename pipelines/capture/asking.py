@@ -84,18 +84,16 @@ class TeacherViews:
         """Teacher forward on the views of a batch, rows gathered; a device is waited for if `timed`."""
         images = [image for views in patches for image in views.images]
         regions = [index for views in patches for index in views.regions.prior_index]
-        answers: list[tuple[Tensor, Tensor]] = [None] * len(images)  # type: ignore[list-item]
-        seconds = 0.0
-        for places in self._passes(images):
-            inputs = self.teacher.preprocess(torch.stack([images[place] for place in places]))
-            started = time.perf_counter()
-            answered = self._answer(inputs, [regions[place] for place in places])
-            if timed and self.teacher.device.type == "cuda":
-                torch.cuda.synchronize(self.teacher.device)
-            seconds += time.perf_counter() - started
-            for place, answer in zip(places, answered, strict=True):
-                answers[place] = answer
-        in_order = iter(answers)
+        passes = list(self._passes(images))
+        inputs = [self.teacher.preprocess(torch.stack([images[place] for place in places])) for places in passes]
+        started = time.perf_counter()
+        answers: dict[int, tuple[Tensor, Tensor]] = {}
+        for places, seen in zip(passes, inputs, strict=True):
+            answers |= dict(zip(places, self._answer(seen, [regions[place] for place in places]), strict=True))
+        if timed and self.teacher.device.type == "cuda":
+            torch.cuda.synchronize(self.teacher.device)
+        seconds = time.perf_counter() - started
+        in_order = (answers[place] for place in range(len(images)))
         parts = [map(torch.cat, zip(*islice(in_order, len(views.images)), strict=True)) for views in patches]
         return [
             PatchLogits(

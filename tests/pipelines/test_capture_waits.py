@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cache.codec import LOGIT_FIELDS
@@ -57,11 +56,10 @@ def test_a_block_is_checked_without_a_wait_for_every_view(project: Project, aske
 
 def test_images_are_normalised_as_one_tensor(asked: TeacherViews) -> None:
     """To the bits that mmdet makes of a list of images, one after the other."""
-    views = asked.patches[0].images
-    images: list[Tensor] = list(views)
+    images = list(asked.patches[0].images)
     alone = asked.teacher.model.data_preprocessor({"inputs": images, "data_samples": None})["inputs"]
     with Calls() as calls:
-        together = asked.teacher.preprocess(views)
+        together = asked.teacher.preprocess(torch.stack(images))
     assert torch.equal(together, alone)
     assert together.is_contiguous()
     assert calls.count["index"] == 1

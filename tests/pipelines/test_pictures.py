@@ -87,5 +87,5 @@ def test_detections_say_which_boxes_are_drawn(project: Project) -> None:
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert len(titles) == 4
     for title in titles:
-        assert re.fullmatch(r"flip \w+: (1 box|\d+ boxes) below 0\.3 from [\d,]+ priors", title)
+        assert re.fullmatch(r"draw \w+: (1 box|\d+ boxes) below 0\.3 from [\d,]+ priors", title)
     assert "a score of 0.3 or more (mmdet's threshold for pictures)" in figure.get_suptitle()

@@ -109,9 +109,9 @@ TYPOS = {
     "verify_cache --cache {cache} --no-teachr": "there is no option --no-teachr. Did you mean --no-teacher?",
     "verify_cache --cache {cache} --config {plain}": "has no `region`",
     # inspect_cache
-    "inspect_cache --cache {cache} --flip sideways": "--flip: invalid choice: 'sideways'",
+    "inspect_cache --cache {cache} --config {distill} --draw sideways": "holds no view",
     "inspect_cache --cache {cache} --pach x": "there is no option --pach. Did you mean --patch?",
-    "inspect_cache --cache {cache} --patch P9": "--patch and --flip choose what is drawn, which takes --config",
+    "inspect_cache --cache {cache} --patch P9": "--patch and --draw choose what is drawn, which takes --config",
     "inspect_cache --cache {cache} --checkpoint absent.pth": "CHECKPOINT absent.pth does not exist",
     "inspect_cache --cache {cache} --config {distill} --out {work} --patch P9": "holds no view P9/",
     # distill
