@@ -53,8 +53,8 @@ class BreakEven:
         )
         costs = (
             f"The capture takes as long as a live teacher in {self.epochs_to_pay:.1f} epochs of training; {who} "
-            f"{self.epochs_planned:.1f}. Each sees every one of {self.draws} draws of a patch {self.passes:.1f} times; up "
-            f"to {self.draws_that_pay} would pay. "
+            f"{self.epochs_planned:.1f}. Each sees every one of {self.draws} draws of a patch {self.passes:.1f} times; "
+            f"up to {self.draws_that_pay} would pay. "
         )
         if self.pays:
             return f"{costs}Cache: it saves {self.seconds_saved:,.0f} s of teacher."
