@@ -7,15 +7,14 @@ _base_ = ["../../configs/_base_/dota.py", "../../configs/_base_/demo_model.py", 
 
 data_root = "data/real_crops/"
 patch_size = 256
-patch_overlap = 64
 teacher = dict(
-    config="benchmarks/configs/real_crops_teacher.py", checkpoint="work_dirs/real_crops_teacher/iter_2400.pth"
+    config="benchmarks/configs/real_crops_teacher.py", checkpoint="work_dirs/real_crops_teacher/iter_320.pth"
 )
 cache = "caches/real_crops.zarr"
 
 model = dict(type="CachedDistiller")
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=8,
     num_workers=1,
     sampler=dict(type="InfiniteSampler"),
     dataset=dict(pipeline={{_base_.distill_pipeline}}),
