@@ -7,7 +7,9 @@ _base_ = ["../../configs/_base_/dota.py", "../../configs/_base_/demo_model.py", 
 
 data_root = "data/real_crops/"
 patch_size = 256
-teacher = dict(config="benchmarks/configs/real_crops_teacher.py", checkpoint="work_dirs/real_crops_teacher/iter_320.pth")
+teacher = dict(
+    config="benchmarks/configs/real_crops_teacher.py", checkpoint="work_dirs/real_crops_teacher/iter_320.pth"
+)
 cache = "caches/real_crops.zarr"
 
 model = dict(
