@@ -115,6 +115,9 @@ def require_manifest(location: Location, attributes: Mapping[str, Any]) -> Manif
     flips = attributes["views"].get("flips")
     if not (isinstance(flips, list) and flips and all(flips.count(flip) == 1 and flip in FLIPS for flip in flips[:5])):
         _refuse(location, "views.flips", flips, f"some of {', '.join(FLIPS)}, each once,")
+    weights = attributes["teacher"].get("weights_sha256")
+    if not isinstance(weights, str):
+        _refuse(location, "teacher.weights_sha256", weights, "a text")
     _require_grid(location, head)
     _require_bins(location, head)
     _require_texts(location, attributes)

@@ -43,7 +43,9 @@ def check_teacher(
         found.skipped.append("the teacher's answers: it is another teacher")
         return
     plan, stored = reader.plan, reader.manifest.numeric
-    patches_per_batch = stored["views_per_batch"] // len(reader.manifest.views["flips"])
+    flips = len(reader.manifest.views["flips"])
+    # What is absent is among the differences below.
+    patches_per_batch = stored.get("views_per_batch", flips) // flips
     # A handful of patches repays neither loader processes nor compilation.
     arithmetic = replace(Arithmetic.of(stored), compile=False)
     asked = TeacherViews(config, plan, teacher, CaptureOptions(patches_per_batch, **asdict(arithmetic)))
