@@ -1,4 +1,4 @@
-"""Which config file is meant where none is named: the one in a run's folder, or that of another kind of student."""
+"""What a run's folder holds, and which config file is meant where none is named: the one in it, or a sibling's."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ def config_of_run(folder: str | Path) -> str:
         raise ValueError(f"{path} is no config as a training writes it: it would be run, not read. Give it: {give}")
     note(config=path)
     return str(path)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Name of the newest checkpoint that mmengine has noted in a work folder."""
+    noted = folder / "last_checkpoint"
+    return Path(noted.read_text().strip()).name if noted.is_file() else None
 
 
 def sibling(config: str | Path, kind: str) -> Path:

@@ -64,7 +64,7 @@ def test_a_config_as_it_is_read(project: Project, make_project, capfd) -> None:
     assert read["train_dataloader"]["dataset"]["data_root"] == read["val_evaluator"]["data_root"] == "moved/"
     lines = err.splitlines()
     assert lines[0] == (f"{project.config('distill')}: a student with a cache, 3 classes; nothing is wrong with it")
-    assert lines[1].startswith("images: no training images at moved/train/images. Make or check the data: make data")
+    assert lines[1].startswith("images: no training images at moved/train/images. Moved? make config CONFIG=")
     assert lines[2:] == [f"teacher: {project.checkpoint}", f"cache: {project.cache}"]
     # Nothing is there yet, and nothing is wrong.
     empty = make_project()
