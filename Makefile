@@ -51,16 +51,18 @@ DEFAULT := configs/distill/gwd_r18_1x_dota.py
 # $(call option,--name,value): the option where the value is not empty; ~ is a home folder, spaces do not end a value.
 quoted = '$(subst ','\'',$(patsubst ~/%,$(HOME)/%,$(strip $(1))))'
 option = $(if $(strip $(2)),$(1) $(call quoted,$(2)))
+# $(call default,VARIABLE,path): the path that a target takes where the variable is not given, said on standard error.
+default = $(if $(2),$(shell echo '$(1)= is not given: $(2)' >&2)$(2))
 # $(call config,default): CONFIG= or the default; the data root is an option of the config.
-config = $(call option,--config,$(or $(CONFIG),$(1))) $(data_root)
+config = $(call option,--config,$(or $(CONFIG),$(call default,CONFIG,$(1)))) $(data_root)
 data_root = $(if $(strip $(DATA_ROOT)),--cfg-options $(call quoted,data_root=$(patsubst ~/%,$(HOME)/%,$(DATA_ROOT))))
 teacher = $(call option,--teacher,$(TEACHER)) $(call option,--checkpoint,$(CHECKPOINT))
 run = $(PYTHON) -m pipelines.$(1)
 # The same on GPUS= processes, one a device.
 train = $(if $(strip $(GPUS)),.venv/bin/torchrun --standalone --nproc-per-node $(GPUS) -m pipelines.$(1),$(call run,$(1)))
-# $(call training,default,config): one that goes on in WORK_DIR= has its config there.
+# $(call training,default,config,variable): one that goes on in WORK_DIR= has its config there.
 resumed = $(filter-out 0,$(RESUME))
-training = $(call option,--config,$(or $(2),$(if $(and $(resumed),$(WORK_DIR)),,$(1)))) $(data_root) $(call option,--work-dir,$(WORK_DIR)) $(if $(resumed),--resume)
+training = $(call option,--config,$(or $(2),$(if $(and $(resumed),$(WORK_DIR)),,$(call default,$(3),$(1))))) $(data_root) $(call option,--work-dir,$(WORK_DIR)) $(if $(resumed),--resume)
 
 .PHONY: help setup smoke demo data teacher train plan cache-teacher verify-cache inspect-cache fetch-cache recode-cache caches config distill sweep compare evaluate publish report check-gpu bench test stress lint format
 
@@ -86,10 +88,10 @@ data: $(READY) ## DOTA_ROOT= (or built-in scenes) -> patches; for COCO-format co
 	$(call run,data) $(call config,$(DEFAULT)) $(call option,--dota-root,$(DOTA_ROOT)) $(ARGS)
 
 teacher: $(READY) ## train the teacher: TEACHER=configs/teacher/...
-	$(call train,teacher) $(call training,configs/teacher/gwd_r34_2x_dota.py,$(TEACHER)) $(ARGS)
+	$(call train,teacher) $(call training,configs/teacher/gwd_r34_2x_dota.py,$(TEACHER),TEACHER) $(ARGS)
 
 train: $(READY) ## train a plain student, or one with a live teacher: CONFIG=configs/plain/... or configs/live/...
-	$(call train,train) $(call training,configs/plain/gwd_r18_1x_dota.py,$(CONFIG)) $(ARGS)
+	$(call train,train) $(call training,configs/plain/gwd_r18_1x_dota.py,$(CONFIG),CONFIG) $(ARGS)
 
 plan: $(READY) ## rows and bytes of a cache, from labels alone; with CHECKPOINT= (a teacher) also size, time, break-even
 	$(call run,plan) $(call config,$(DEFAULT)) $(teacher) $(ARGS)
@@ -117,7 +119,7 @@ config: $(READY) ## print CONFIG= as commands read it, and check it without runn
 	$(call run,config) $(call config,$(DEFAULT)) $(ARGS)
 
 distill: $(READY) ## train the student from the cache
-	$(call train,distill) $(call training,$(DEFAULT),$(CONFIG)) $(call option,--cache,$(CACHE)) $(ARGS)
+	$(call train,distill) $(call training,$(DEFAULT),$(CONFIG),CONFIG) $(call option,--cache,$(CACHE)) $(ARGS)
 
 sweep: $(READY) ## SWEEP=configs/sweep/... several students from one cache, one table; resumes
 	$(call run,sweep) --sweep $(call quoted,$(or $(SWEEP),configs/sweep/demo.py)) $(call option,--cache,$(CACHE)) $(call option,--work-dir,$(WORK_DIR)) $(ARGS)

@@ -67,7 +67,7 @@ class MadeUpTeacher:
     def manifest(self, plan: Plan) -> Manifest:
         """What the layout needs to know."""
         return Manifest(
-            teacher={},
+            teacher={"weights_sha256": "0" * 64},
             head=HEAD,
             views={"draws": list(FLIPS)},
             preprocessing={},

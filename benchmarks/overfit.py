@@ -1,6 +1,6 @@
 """Teacher, plain, live and cached student each overfit the same few real 512 px crops, from scratch.
 
-python -m benchmarks.overfit --sample ../shared/dota_sample
+    python -m benchmarks.overfit --sample <folder of real DOTA images>
 
 One schedule for all four. Prints AP50 on the crops and draws the detections; a detector that stays below 0.3 fails it.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,25 +17,23 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks.crops import Crop, make_crops
 from distill.detections import Detections, read_detections
-from distill.dota import DOTA_CLASSES, format_labels, read_labels
-from pipelines import cache_teacher, distill, teacher, train
+from distill.dota import DOTA_CLASSES, read_labels
 from pipelines.base.command import run_command
 from pipelines.base.experiment import load_config
-from pipelines.demo import run
-from pipelines.prepare.windows import Window, crop_image, crop_labels
 from pipelines.training.evaluation import evaluate
 
 SIDE = 512
-# Image and left upper corner of each crop.
 CROPS = (
-    ("P0007__1__0___768", 0, 512),
-    ("P0007__1__0___768", 512, 0),
-    ("P0770", 768, 0),
-    ("P1234__0.5__976___0", 0, 0),
-    ("P0019__1__1536___2304", 512, 512),
+    Crop("P0007__1__0___768", 0, 512, SIDE),
+    Crop("P0007__1__0___768", 512, 0, SIDE),
+    Crop("P0770", 768, 0, SIDE),
+    Crop("P1234__0.5__976___0", 0, 0, SIDE),
+    Crop("P0019__1__1536___2304", 512, 512, SIDE),
 )
-DETECTORS = {"teacher": teacher, "plain": train, "live": train, "distill": distill}
+# The command that trains each.
+DETECTORS = {"teacher": "teacher", "plain": "train", "live": "train", "distill": "distill"}
 AP50_NEEDED = 0.3
 SHOWN_SCORE = 0.3
 
@@ -42,12 +41,12 @@ SHOWN_SCORE = 0.3
 def main(arguments: argparse.Namespace) -> int:
     """Crops -> four trainings -> AP50 and pictures."""
     work = Path(arguments.work_dir)
-    make_crops(Path(arguments.sample), work / "data")
+    make_crops(Path(arguments.sample), CROPS, SIDE, work / "data")
     configs = {name: write_config(name, work, arguments.steps) for name in DETECTORS}
     figures = {}
     for name, command in DETECTORS.items():
         if name == "distill":
-            run(cache_teacher, "--config", configs[name], "--loaders", 1)
+            run("cache_teacher", "--config", configs[name], "--loaders", "1")
         run(command, "--config", configs[name])
         config = load_config(configs[name])
         config.work_dir = str(work / f"evaluate_{name}")
@@ -65,19 +64,9 @@ def main(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def make_crops(sample: Path, folder: Path) -> None:
-    """Cut the crops; training and evaluation see the same ones."""
-    for split in ("train", "val"):
-        for kind in ("images", "annfiles", "labelTxt"):
-            (folder / split / kind).mkdir(parents=True, exist_ok=True)
-    for image_id, x, y in CROPS:
-        window, name = Window(x, y, SIDE), f"{image_id}_{x}_{y}"
-        image = cv2.imread(str(next((sample / "train/images").glob(f"{image_id}.*"))))
-        labels = format_labels(crop_labels(read_labels(sample / f"train/labelTxt/{image_id}.txt"), window))
-        for split in ("train", "val"):
-            cv2.imwrite(str(folder / split / f"images/{name}.png"), crop_image(image, window, (104, 116, 124)))
-            for kind in ("annfiles", "labelTxt"):
-                (folder / split / f"{kind}/{name}.txt").write_text(labels)
+def run(command: str, *argv: str | Path) -> None:
+    """A command as a user would type it."""
+    subprocess.run([sys.executable, "-m", f"pipelines.{command}", *argv], check=True)
 
 
 def write_config(name: str, work: Path, steps: int) -> Path:

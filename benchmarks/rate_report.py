@@ -83,10 +83,10 @@ def draw(
         for name, value in lines.items():
             axes.axhline(value, color=NEUTRAL, linestyle=":", linewidth=1)
             axes.text(0.99, value, name, transform=axes.get_yaxis_transform(), ha="right", va="bottom", color="#555555")
-        axes.set(yscale="log", xlim=(0, None), xlabel="bytes a stored prior, everything", title=teacher)
+        axes.set(yscale="log", xlim=(0, None), xlabel="bytes a stored prior", title=teacher)
         axes.grid(axis="y")
     panels[0].set_ylabel(label)
-    panels[-1].legend(fontsize=8)
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
     return figure
 
 

@@ -96,6 +96,10 @@ class AnchorGrid:
         """(n,) int64: the level of each flat index."""
         return np.searchsorted(self.level_offsets[1:], prior_index, side="right").astype(np.int64)
 
+    def priors_at(self, prior_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 4) anchors of flat indices, and (n,) int64 the strides of their levels."""
+        return self.anchors[prior_index], np.asarray(self.strides, dtype=np.int64)[self.levels(prior_index)]
+
     def reindex(self, prior_index: Any, target: AnchorGrid) -> Any:
         """The same cells and anchors on a grid of another image size, as (n,) flat indices of that grid.
 

@@ -297,13 +297,15 @@ class CacheReader:
         )
 
     def _cells_of(self, stored: Mapping[str, np.ndarray]) -> CodedRecord:
-        weight = stored["cell_weight"].ravel()
         # A weight that is no number is no prior that is not stored: poison must not pass.
-        cell_row = np.flatnonzero(weight != 0)
-        cell, prior = np.divmod(cell_row, self.head.priors)
+        weight = stored["cell_weight"].ravel().astype(np.float32)
+        cell_row = np.flatnonzero(weight)
+        # Rows count the priors of stored cells alone, flat indices those of all.
+        priors = self.head.priors
+        away = priors * (stored["cell_index"].astype(np.int64) - np.arange(len(stored["cell_index"])))
         return CodedRecord(
-            stored["cell_index"].astype(np.int64)[cell] * self.head.priors + prior,
-            weight[cell_row].astype(np.float32),
+            cell_row + away[cell_row // priors],
+            weight[cell_row],
             coefficients=stored["coefficients"],
             cell_row=cell_row,
             **_assigned_of(stored),

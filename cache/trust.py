@@ -114,6 +114,9 @@ def require_manifest(location: Location, attributes: Mapping[str, Any]) -> Manif
             _refuse(location, f"head.{name}", texts, "a list of names")
         _require_count(location, f"number of head.{name}", len(texts), 1, MAX_HEAD[name])
     _require_draws(location, attributes["views"].get("draws"))
+    weights = attributes["teacher"].get("weights_sha256")
+    if not isinstance(weights, str):
+        _refuse(location, "teacher.weights_sha256", weights, "a text")
     _require_grid(location, head)
     _require_bins(location, head)
     _require_texts(location, attributes)

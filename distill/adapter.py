@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor, nn
@@ -116,13 +117,18 @@ class HeadAdapter(ABC):
         return expected_value(box_logits, bins.to(box_logits.device))
 
     def expected_boxes(
-        self, grid: AnchorGrid, prior_index: Tensor, box_logits: Tensor, max_shape: tuple[int, int] | None = None
+        self, grid: AnchorGrid, prior_index: np.ndarray, box_logits: Tensor, max_shape: tuple[int, int] | None = None
     ) -> Tensor:
         """Boxes of box logits (M, D, K) at the priors `prior_index` (M,) of a grid."""
-        index = prior_index.cpu().numpy()
-        priors = torch.from_numpy(grid.anchors[index]).to(box_logits.device)
-        strides = torch.tensor(grid.strides, device=box_logits.device)[torch.from_numpy(grid.levels(index))]
-        return self.decode(priors, strides, self.expected(box_logits), max_shape)
+        return self.boxes_at(*grid.priors_at(prior_index), box_logits, max_shape)
+
+    def boxes_at(
+        self, priors: np.ndarray, strides: np.ndarray, box_logits: Tensor, max_shape: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Boxes of box logits (M, D, K) at priors (M, 4) of levels of these strides (M,)."""
+        device = box_logits.device
+        placed = torch.from_numpy(priors).to(device), torch.from_numpy(strides).to(device)
+        return self.decode(*placed, self.expected(box_logits), max_shape)
 
     def describe(self) -> dict[str, Any]:
         """The head's geometry as the manifest states it; classes are the data's."""

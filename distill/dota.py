@@ -36,6 +36,15 @@ _HEADER_LINE = re.compile(r"^(imagesource|gsd)\s*:", re.IGNORECASE)
 _PATCH_NAME = re.compile(r"^(.+)__(\d+)__(\d+)___(\d+)$")
 
 
+class UnknownClass(ValueError):
+    """A label of a class that the config does not name: where it stands, and the name."""
+
+    def __init__(self, problem: str, where: str = "", name: str = "") -> None:
+        super().__init__(problem)
+        self.where = where
+        self.name = name
+
+
 @dataclass(frozen=True)
 class Labels:
     """The objects of one image, in file order.
@@ -113,9 +122,11 @@ def parse_labels(text: str, source: str | Path, classes: Sequence[str] | None = 
         if not np.isfinite(coordinates).all():
             raise ValueError(f"{where}: a coordinate is not finite. Correct or remove the line: {line.strip()!r}")
         if classes is not None and fields[8] not in classes:
-            raise ValueError(
+            raise UnknownClass(
                 f"{where}: unknown class {fields[8]!r}; the config knows {', '.join(classes)}. "
-                "Add it to the config's `classes`, or to `ignore_classes` to leave such objects out."
+                "Add it to the config's `classes`, or to `ignore_classes` to leave such objects out",
+                where,
+                fields[8],
             )
         polygons.append(coordinates)
         names.append(fields[8])

@@ -13,7 +13,7 @@ What several parts of a config need is written once, at the top level, and fille
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -96,6 +96,13 @@ class Place:
         self.owner[self.key] = deepcopy(self.value)
 
 
+def no_such_config(path: str | Path) -> str:
+    """What to say of a config that is not there: with the nearest file beside it."""
+    beside = [str(file) for file in Path(path).parent.glob("*.py")]
+    meant = did_you_mean(str(path), beside) or " Those that come with the project are in configs/"
+    return f"config {path} does not exist.{meant}"
+
+
 def parse_config(path: str | Path, *, imports: bool = True) -> Config:
     """A config file as it is written.
 
@@ -108,7 +115,7 @@ def parse_config(path: str | Path, *, imports: bool = True) -> Config:
     from mmengine.config import Config
 
     if not Path(path).is_file():
-        raise ValueError(f"config {path} does not exist; see configs/ for those that come with the project")
+        raise ValueError(no_such_config(path))
     try:
         return Config.fromfile(str(path), import_custom_modules=imports)
     except (SyntaxError, KeyError, AttributeError, TypeError, NameError, ImportError, OSError, ValueError) as error:
@@ -386,7 +393,7 @@ def _require_branch(config: Config, key: str, source: str) -> None:
         elif depth == 0 or not isinstance(value, Mapping):
             above = ".".join(parents[:depth]) or "the config"
             known = [*map(str, value)] if isinstance(value, Mapping) else []
-            meant = _nearest(part, known) or f" It has: {', '.join(known) or repr(value)}"
+            meant = did_you_mean(part, known) or f" It has: {', '.join(known) or repr(value)}"
             raise ValueError(f"{source} {key}: {above} has no {part!r}.{meant}")
         else:
             return
@@ -440,6 +447,7 @@ def _paths(value: Mapping[str, Any], above: str = "") -> Iterator[str]:
     yield from (f"{above}{key}" for key in value)
 
 
-def _nearest(name: str, known: tuple[str, ...] | list[str]) -> str:
-    close = get_close_matches(name, known, 1)
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """A sentence, with a space before it, that names the known name nearest to one that is not; empty if none is."""
+    close = get_close_matches(name, list(known), 1, cutoff=cutoff)
     return f" Did you mean {close[0]}?" if close else ""

@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
     require_teacher_of(settings, arguments)
     path, request = locate(arguments.cache or settings.cache), CodecRequest.of(settings.codec)
     require_usable_place(path, arguments.part)
-    stored_codec(path, request)
+    is_new = stored_codec(path, request) is None
 
     from pipelines.base.experiment import load_config
     from pipelines.capture.cluster import open_cluster
@@ -74,7 +74,7 @@ def main(arguments: argparse.Namespace) -> None:
         kept = KeptRegions()
         plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster, kept)
         if tell:
-            print_plan(plan_figures(plan, config))
+            print_plan(plan_figures(plan, config), probed=is_new)
         tell_probe = partial(print_probe, plan=plan) if tell else None
         filled = fill_cache(path, plan, config, engine, kept, part=arguments.part, tell=tell_probe)
     figures = capture_figures(path, plan, filled)

@@ -25,8 +25,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Config file -> checked -> as it is used, and what it reads."""
     from pipelines.base.experiment import describe_student, load_config
     from pipelines.base.model_check import build_model
-    from pipelines.training.evaluation import detector_config
-    from pipelines.training.kind import WORDS, kind_of
+    from pipelines.training.kind import WORDS, detector_config, kind_of
 
     config = load_config(arguments.config, arguments.cfg_options)
     # Without a live teacher, which need not be there yet.

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
+from distill.settings import read_config
 from pipelines.base.arguments import add_config, add_json, make_command_parser
 from pipelines.base.command import run_command, tell_next
 from pipelines.base.config_files import config_of_run
 from pipelines.base.invocation import make
-from pipelines.base.ready import require_file, require_writable
+from pipelines.base.ready import require_file, require_test_images, require_writable
+
+# The end of the names that `publish` gives.
+PUBLISHED = re.compile(r"-[0-9a-f]{8}$")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Checkpoint -> detections of the validation set -> AP."""
     checkpoint = require_file(arguments.checkpoint, "CHECKPOINT")
     config_file = arguments.config or config_of_run(checkpoint.parent)
+    require_test_images(read_config(config_file, arguments.cfg_options, imports=False))
     if arguments.out:
         require_writable(arguments.out, "WORK_DIR")
 
@@ -36,7 +42,8 @@ def main(arguments: argparse.Namespace) -> None:
         legacy=arguments.legacy,
     )
     print(json.dumps(figures, indent=2) if arguments.json else as_text(figures))
-    tell_next(make("publish"))
+    if not PUBLISHED.search(checkpoint.stem):
+        tell_next(make("publish"))
 
 
 def as_text(figures: dict[str, float]) -> str:

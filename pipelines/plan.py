@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> None:
         plan = plan_views(config, arguments.loaders, arguments.views_per_block, cluster, kept)
         figures = plan_figures(plan, config)
         if tell:
-            print_plan(figures)
+            print_plan(figures, probed=with_teacher)
         probe = engine.describe(plan, kept, probe=True)[1] if engine is not None else None
     if probe is not None:
         pays = break_even(plan, probe, config, arguments.students or 1)
@@ -67,7 +67,8 @@ def main(arguments: argparse.Namespace) -> None:
         )
     if not tell:
         print(json.dumps(figures, indent=2))
-    tell_next(make("cache-teacher"))
+    if probe is None or pays.pays:
+        tell_next(make("cache-teacher"))
 
 
 def make_parser() -> argparse.ArgumentParser:

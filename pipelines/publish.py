@@ -9,14 +9,16 @@ import argparse
 import hashlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 from pipelines.base.arguments import add_json, make_command_parser
 from pipelines.base.command import run_command
+from pipelines.base.config_files import holds_values_alone
 from pipelines.base.ready import require_file, require_writable
 
-# What a user of the weights needs of a run's meta; dates, hosts and paths stay behind.
-META_KEYS = ("epoch", "iter", "dataset_meta", "mmengine_version", "cfg")
+# What a user of the weights needs of a run's meta, beside the detector's config; dates, hosts and paths stay behind.
+META_KEYS = ("epoch", "iter", "dataset_meta", "mmengine_version")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -36,7 +38,7 @@ def publish(checkpoint: Path, out: Path) -> dict[str, str | int]:
     """Write `<out stem>-<first 8 digits of the file's SHA-256>.pth`; an existing file is kept.
 
     Raises:
-        ValueError: the checkpoint cannot be loaded or holds no weights.
+        ValueError: the checkpoint cannot be loaded, holds no weights, or has code in place of a config.
     """
     import torch
 
@@ -44,7 +46,10 @@ def publish(checkpoint: Path, out: Path) -> dict[str, str | int]:
 
     loaded = load_checkpoint(checkpoint)
     weights = {name: tensor.cpu().contiguous() for name, tensor in state_dict_of(loaded, checkpoint).items()}
-    meta = {key: value for key, value in loaded.get("meta", {}).items() if key in META_KEYS}
+    trained = loaded.get("meta", {})
+    meta = {key: trained[key] for key in META_KEYS if key in trained}
+    if "cfg" in trained:
+        meta["cfg"] = detector_text(trained["cfg"], checkpoint)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.stem}.draft")
     torch.save({"meta": meta, "state_dict": weights}, draft)
@@ -61,6 +66,26 @@ def publish(checkpoint: Path, out: Path) -> dict[str, str | int]:
         "file_sha256": digest,
         "weights_sha256": weights_digest(weights),
     }
+
+
+def detector_text(text: str, checkpoint: Path) -> str:
+    """The config of the bare detector: without cache and teacher, which a user of the weights does not have.
+
+    Raises:
+        ValueError: the text is code, which a checkpoint from elsewhere could bring.
+    """
+    from mmengine.config import Config
+
+    from pipelines.training.kind import detector_config
+
+    if not holds_values_alone(text):
+        raise ValueError(f"the config in checkpoint {checkpoint} is code: it would be run, not read")
+    with tempfile.NamedTemporaryFile("w", suffix=".py", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        config = Config.fromfile(file.name, import_custom_modules=False)
+    config.pop("work_dir", None)
+    return detector_config(config).pretty_text
 
 
 def make_parser() -> argparse.ArgumentParser:

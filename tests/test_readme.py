@@ -66,7 +66,7 @@ def test_modules_that_are_run_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_configs_exist(page: str) -> None:
-    for path in re.findall(r"configs/[\w/*-]+\.py", read(page)):
+    for path in re.findall(r"(?:benchmarks/)?configs/[\w/*-]+\.py", read(page)):
         assert list(REPOSITORY.glob(path)), path
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from distill.settings import did_you_mean, no_such_config
 from pipelines.base.command import available_cores, positive_int
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class _CommandParser(argparse.ArgumentParser):
         for word in sys.argv[1:] if args is None else args:
             name = word.partition("=")[0]
             if name.startswith("--") and name not in known:
-                near = get_close_matches(name, known, 1)
-                self.error(f"there is no option {name}.{f' Did you mean {near[0]}?' if near else ''}")
+                self.error(f"there is no option {name}.{did_you_mean(name, known)}")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -101,7 +100,7 @@ def config_file(text: str) -> str:
         FileNotFoundError: which argparse lets pass; status and message are those of a config that another one names.
     """
     if not Path(text).is_file():
-        raise FileNotFoundError(f"config {text} does not exist; see configs/ for those that come with the project")
+        raise FileNotFoundError(no_such_config(text))
     return text
 
 

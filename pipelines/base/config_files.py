@@ -1,4 +1,4 @@
-"""Which config file is meant where none is named: the one in a run's folder, or that of another kind of student."""
+"""What a run's folder holds, and which config file is meant where none is named: the one in it, or a sibling's."""
 
 from __future__ import annotations
 
@@ -30,10 +30,16 @@ def config_of_run(folder: str | Path) -> str:
         there = f"{len(found)} configs ({', '.join(path.name for path in found)})" if found else "no config"
         raise ValueError(f"{folder} holds {there}, and CONFIG= is not given. Give it: {give}")
     (path,) = found
-    if not _holds_values_alone(path):
+    if not holds_values_alone(path.read_text(encoding="utf-8")):
         raise ValueError(f"{path} is no config as a training writes it: it would be run, not read. Give it: {give}")
     note(config=path)
     return str(path)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Name of the newest checkpoint that mmengine has noted in a work folder."""
+    noted = folder / "last_checkpoint"
+    return Path(noted.read_text().strip()).name if noted.is_file() else None
 
 
 def sibling(config: str | Path, kind: str) -> Path:
@@ -53,10 +59,10 @@ def _recorded(folder: Path) -> list[Path]:
     return [path] if path.is_file() else []
 
 
-def _holds_values_alone(path: Path) -> bool:
-    """Whether a file assigns lists, tuples, dictionaries (`dict(a=1)`) of plain values to names, and nothing else."""
+def holds_values_alone(text: str) -> bool:
+    """Whether a config assigns lists, tuples, dictionaries (`dict(a=1)`) of plain values to names, and nothing else."""
     try:
-        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        nodes = list(ast.walk(ast.parse(text)))
     except (SyntaxError, ValueError):
         return False
     calls = [node.func for node in nodes if isinstance(node, ast.Call)]

@@ -10,11 +10,8 @@ from cache.storage import Folder, locate
 from cache.store import CaptureNeeded
 from distill.errors import DataNeeded, TeacherNeeded, ViewsUnknown
 from pipelines.base.config_files import sibling
-from pipelines.base.invocation import again, given, make
+from pipelines.base.invocation import ITS_CONFIG, again, given, make
 from pipelines.base.stores import path_beside, stores_that_fit
-
-# What a command that was given no config says in its place: the cure is for people to complete.
-ITS_CONFIG = "<the config of its students>"
 
 
 def cure_of(error: BaseException | None) -> str | None:
@@ -62,7 +59,9 @@ def _moved(location: Any) -> str:
     except (ValueError, OSError):
         return ""
     fitting = stores_that_fit(folder, {name: wanted[name] for name in ("head", "preprocessing", "region")})
-    return f"Moved? This config fits {', '.join(f'CACHE={path}' for path in fitting)}. " if fitting else ""
+    return (
+        f"Moved? This config fits another: {', or '.join(again(cache=path) for path in fitting)}. " if fitting else ""
+    )
 
 
 def _teacher(error: TeacherNeeded) -> str:

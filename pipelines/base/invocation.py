@@ -34,6 +34,8 @@ TARGETS: Mapping[str, Mapping[str, str]] = {
     "publish": {"CHECKPOINT": "checkpoint"},
     "report": {"WORK_DIR": "work_dir"},
 }
+# What a command that was given no config says in its place: the cure is for people to complete.
+ITS_CONFIG = "<the config of its students>"
 # What is a run's own, and no other command's.
 OWN = ("work_dir", "resume")
 # The variable behind each option, the first of those that the target takes.

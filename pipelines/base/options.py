@@ -17,6 +17,8 @@ from mmengine.registry import DATA_SAMPLERS, FUNCTIONS, LOG_PROCESSORS, LOOPS, O
 from mmrotate import registry as mmrotate_registry
 from torch.utils.data import DataLoader
 
+from distill.settings import did_you_mean
+
 # Where a `type` of a config may be registered, in the order of looking.
 REGISTRIES: tuple[Registry, ...] = (
     *(
@@ -199,7 +201,5 @@ def _names() -> tuple[str, ...]:
 
 
 def _nearest(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
-    close = get_close_matches(name.rpartition(".")[2], list(known), 1, cutoff=0.5)
-    if close:
-        return f" Did you mean {close[0]}?"
-    return f" It has: {', '.join(sorted(known))}" if len(known) < 40 else ""
+    meant = did_you_mean(name.rpartition(".")[2], known, cutoff=0.5)
+    return meant or (f" It has: {', '.join(sorted(known))}" if len(known) < 40 else "")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill.errors import DataNeeded, TeacherNeeded
+from pipelines.base.invocation import again
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -69,10 +71,25 @@ def require_training_images(config: Config) -> None:
     Raises:
         DataNeeded: naming the folder.
     """
-    dataset = config.train_dataloader.dataset
-    folder = Path(dataset.get("data_root", "")) / dataset.data_prefix["img_path"]
+    _require_images(config.train_dataloader.dataset, "training")
+
+
+def require_test_images(config: Config) -> None:
+    """Refuse an evaluation whose images have not been made.
+
+    Raises:
+        DataNeeded: naming the folder.
+    """
+    _require_images(config.test_dataloader.dataset, "validation")
+
+
+def _require_images(dataset: Mapping[str, Any], what: str) -> None:
+    folder = Path(dataset.get("data_root", "")) / dataset["data_prefix"]["img_path"]
     if not folder.is_dir():
-        raise DataNeeded(f"no training images at {folder}")
+        moved = again(data_root="<its folder>")
+        # Not every command takes the folder.
+        where = f". Moved? {moved}" if "DATA_ROOT=" in moved else ""
+        raise DataNeeded(f"no {what} images at {folder}{where}")
 
 
 def require_teacher(config: str, checkpoint: str | Path) -> None:

@@ -44,29 +44,31 @@ def tell_store(store: Store, checkpoint: str | Path | None = None) -> None:
     """
     manifest = store.manifest
     sha256, plan = manifest.teacher["weights_sha256"], manifest.plan
-    there = checkpoint is not None and Path(checkpoint).is_file()
+    found = _digest_of(checkpoint) if checkpoint is not None and Path(checkpoint).is_file() else None
     say(
         f"cache {store.location} ({manifest.fingerprint[:12]}): {plan['num_patches']:,} patches, "
         f"{plan['num_views']:,} views, codec {manifest.codec['preset']}; teacher {sha256[:12]}"
-        + (f" of {checkpoint}" if there else "")
+        + (f" of {checkpoint}" if found == sha256 else "")
     )
-    if checkpoint is None or not there:
-        return
+    if found not in (None, sha256):
+        warn(
+            f"{checkpoint} has other weights ({str(found)[:12]}) than the teacher that the cache is of "
+            f"({sha256[:12]}). The cache is used; one of the new teacher: "
+            f"{make('cache-teacher', cache=path_beside(store.location))}"
+        )
+
+
+def _digest_of(checkpoint: str | Path) -> str | None:
+    """The digest of a teacher's weights; None, with a warning, where the file holds none."""
     # torch, which opening a store does without.
     from distill.checkpoint import load_checkpoint, state_dict_of, weights_digest
 
     try:
-        found = weights_digest(state_dict_of(load_checkpoint(checkpoint), checkpoint))
+        return weights_digest(state_dict_of(load_checkpoint(checkpoint), checkpoint))
     except ValueError as error:
         # It is not needed: the cache has its answers.
         warn(str(error))
-        return
-    if found != sha256:
-        warn(
-            f"{checkpoint} has other weights by now ({found[:12]}) than the teacher that the cache is of "
-            f"({sha256[:12]}). The cache is used; one of the new teacher: "
-            f"{make('cache-teacher', cache=path_beside(store.location))}"
-        )
+        return None
 
 
 def path_beside(place: Place) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +29,10 @@ class Table:
             if place < self.labels:
                 table.add_column(Text(column), overflow="fold")
             else:
-                # Whole figures, under a head that is no wider than it must be: what is left is for words.
-                table.add_column(Text("\n".join(column.split())), justify="right", no_wrap=True)
+                # Whole figures, under a head that is no wider than they, or than its longest word.
+                cells = [str(row[place]) for row in self.rows]
+                head = textwrap.fill(column, max(map(len, [*column.split(), *cells])), break_on_hyphens=False)
+                table.add_column(Text(head), justify="right", no_wrap=True)
         for row in self.rows:
             table.add_row(*(Text(str(cell)) for cell in row))
         return table

@@ -84,6 +84,8 @@ class BlockEncoder:
         self.adapter = adapter
         self.codec = codec
         self.kl = kl
+        # Views share a few sizes, and a grid keeps its anchors.
+        self._grids = {tuple(shape): adapter.grid(*shape) for shape in np.unique(plan.view_shape, axis=0).tolist()}
 
     def encode(self, block: int, rows: BlockRows) -> BlockTargets:
         """One block's fields and errors.
@@ -101,8 +103,7 @@ class BlockEncoder:
         error = dict.fromkeys(ERROR_COLUMNS, 0.0)
         if decoded is not None and len(rows.weight):
             error |= measure_rows(rows, decoded)
-            before, after = (self._boxes(block, rows, logits) for logits in (rows.box_logits, decoded[1]))
-            error |= measure_box_change(self.adapter, before, after)
+            error |= self._box_change(block, rows, decoded[1])
             self._require_bound(block, error)
         return BlockTargets(block, fields, error)
 
@@ -143,18 +144,22 @@ class BlockEncoder:
                 f"codec=dict(kl={self.kl**2 / measured:.2g})"
             )
 
-    def _boxes(self, block: int, rows: BlockRows, box_logits: Tensor) -> Tensor:
-        """Expected boxes of at most `BOX_CHANGE_ROWS` rows of a block's box logits."""
-        count = len(box_logits)
+    def _box_change(self, block: int, rows: BlockRows, decoded: Tensor) -> dict[str, float]:
+        """What the codec does to the boxes of at most `BOX_CHANGE_ROWS` rows of a block."""
+        count = len(decoded)
         chosen = np.linspace(0, count - 1, min(count, BOX_CHANGE_ROWS)).astype(np.int64)
-        boxes, start = [], 0
-        for view, priors in zip(self.plan.views_of_block(block).tolist(), rows.priors.tolist(), strict=True):
-            own = chosen[(chosen >= start) & (chosen < start + priors)]
-            grid = self.adapter.grid(*self.plan.view_shape[view].tolist())
-            prior_index = torch.from_numpy(rows.prior_index[own].astype(np.int64))
-            boxes.append(self.adapter.expected_boxes(grid, prior_index, box_logits[own]))
-            start += priors
-        return torch.cat(boxes)
+        views = self.plan.views_of_block(block)
+        shapes = self.plan.view_shape[views].tolist()
+        ends = np.searchsorted(chosen, np.cumsum(rows.priors))
+        # Found on the host for all views at once: a device is sent to once a block.
+        found = [
+            self._grids[tuple(shape)].priors_at(rows.prior_index[own])
+            for shape, own in zip(shapes, np.split(chosen, ends[:-1]), strict=True)
+        ]
+        place = torch.from_numpy(chosen).to(decoded.device)
+        priors, strides = map(np.concatenate, zip(*found, strict=True))
+        before, after = (self.adapter.boxes_at(priors, strides, logits[place]) for logits in (rows.box_logits, decoded))
+        return measure_box_change(self.adapter, before, after)
 
 
 def encode_rows(

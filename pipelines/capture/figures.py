@@ -58,8 +58,8 @@ def preset_bytes(config: Config) -> dict[str, float]:
     return {**floats, **TYPICAL_BYTES}
 
 
-def print_plan(figures: Mapping[str, Any]) -> None:
-    """The plan as a table."""
+def print_plan(figures: Mapping[str, Any], *, probed: bool) -> None:
+    """The plan as a table; `probed` says whether a probe follows."""
     table = Table(title="Plan of the teacher cache", show_header=False, title_justify="left")
     rows = figures["rows_per_view"]
     table.add_row("patches x draws = views", f"{figures['patches']} x {len(figures['draws'])} = {figures['views']}")
@@ -74,7 +74,8 @@ def print_plan(figures: Mapping[str, Any]) -> None:
         f"{figures['blocks']} ({figures['rows_per_block']['min']:,} / {figures['rows_per_block']['max']:,})",
     )
     for preset, size in figures["bytes_by_preset"].items():
-        basis = "typical; a probe (CHECKPOINT=) tells" if preset in TYPICAL_BYTES else "before compression"
+        tells = "the probe below tells the config's" if probed else "a probe (CHECKPOINT=) tells"
+        basis = f"typical; {tells}" if preset in TYPICAL_BYTES else "before compression"
         table.add_row(f"codec {preset}", f"{size / 1e6:,.1f} MB, {basis}")
     Console().print(table)
 

@@ -95,8 +95,8 @@ def run_probe(asked: TeacherViews, request: CodecRequest, sections: Mapping[str,
     plan, head = asked.plan, HeadShape.of(sections["head"])
     sample, others = probe_patches(plan, request, head)
     # The views that a basis is fitted on tell nothing about its errors: they are asked about first, and left out then.
-    fitting = _ask(asked, others)[0] if others else []
-    answers, loading, asking = _ask(asked, sample)
+    fitting = _ask(asked, others, "probe, for the codec")[0] if others else []
+    answers, loading, asking = _ask(asked, sample, "probe, for size and time")
     ranges = value_ranges([*fitting, *answers])
     measured = [BlockRows.of([answer]) for answer in answers]
     codec = choose_codec(request, head, [BlockRows.of([answer]) for answer in fitting] or measured, measured)
@@ -121,7 +121,9 @@ def run_probe(asked: TeacherViews, request: CodecRequest, sections: Mapping[str,
     )
 
 
-def _ask(asked: TeacherViews, sample: Sequence[int]) -> tuple[list[PatchLogits], list[float], list[float]]:
+def _ask(
+    asked: TeacherViews, sample: Sequence[int], purpose: str
+) -> tuple[list[PatchLogits], list[float], list[float]]:
     """The teacher's answers for the sample, and the seconds that each took to load and to ask.
 
     One after the other and in this process: loaders beside the teacher would slow each other down, and by how much
@@ -132,7 +134,7 @@ def _ask(asked: TeacherViews, sample: Sequence[int]) -> tuple[list[PatchLogits],
     loading: list[float] = []
     asking: list[float] = []
     threads = torch.get_num_threads()
-    with progress("probe", len(sample), "patches") as advance:
+    with progress(purpose, len(sample), "patches") as advance:
         for batch in batches:
             # As in a loader process.
             torch.set_num_threads(1)

@@ -45,7 +45,9 @@ def check_teacher(
     plan, stored = reader.plan, reader.manifest.numeric
     # A handful of patches repays neither loader processes nor compilation.
     arithmetic = replace(Arithmetic.of(stored), compile=False)
-    asked = TeacherViews(config, plan, teacher, CaptureOptions(stored["patches_per_batch"], **asdict(arithmetic)))
+    # What is absent is among the differences below.
+    as_captured = CaptureOptions(stored.get("patches_per_batch", 1), **asdict(arithmetic))
+    asked = TeacherViews(config, plan, teacher, as_captured)
     for name, ours, theirs in differences(describe_numeric(asked), stored, "numeric"):
         found.notes.append(f"{name} is {theirs} in the cache but {ours} here: logits may differ in their last bits")
 

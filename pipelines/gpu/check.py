@@ -132,6 +132,10 @@ class Check:
         self.found.agreements[title(arithmetic), deterministic] = found
         if not found.holds:
             self.found.problems.append(f"a cached student in {title(arithmetic)} is not the live one: {found}")
+        if deterministic and found.noise:
+            self.found.problems.append(
+                f"two live students in {title(arithmetic)} differ by {found.noise:.2g} with deterministic algorithms"
+            )
 
     def _exact(self, arithmetic: Arithmetic, number: int) -> Config:
         """A student's config with a store of its own for the teacher's answers as they are."""

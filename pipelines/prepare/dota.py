@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.base.command import warn
+from pipelines.base.command import say, warn
 from pipelines.base.progress import progress
 from pipelines.prepare.data_config import SPLITS, Options, Scenes, read_scenes, require_data_keys
 from pipelines.prepare.data_folder import DataFolder, open_data_folder
-from pipelines.prepare.sources import Source, SourceImage, read_source
+from pipelines.prepare.sources import Source, SourceImage, read_sources
 from pipelines.prepare.split_folder import SplitFolder
 from pipelines.prepare.splitting import split_images
 from pipelines.prepare.windows import SplitRule
@@ -40,7 +40,7 @@ def prepare_dota(config: Config, options: Options) -> tuple[dict[str, Any], str]
     filled = [folder for split in SPLITS for folder in SplitFolder(data.data_root / split).folders()]
     with open_data_folder(data.data_root, parameters, filled) as folder:
         source_root = options.dota_root or render_scenes(data, folder)
-        sources = {split: read_source(source_root, split, data.rule) for split in SPLITS}
+        sources = read_sources(source_root, SPLITS, data.rule)
         warn_of_labels_without_image(sources)
         require_same_sources(folder, sources)
 
@@ -97,6 +97,7 @@ def render_scenes(config: DataConfig, folder: DataFolder) -> Path:
     """Render the built-in scenes that are not there yet; their folder, laid out as DOTA's."""
     assert config.scenes is not None, "describe() has refused this"
     if folder.stored is None:
+        say("DOTA_ROOT= is not given: built-in scenes are drawn, which are no real images")
         # Before the first scene, so that scenes of other parameters are never taken for these.
         folder.describe({}, complete=False)
     root = config.data_root / "scenes"

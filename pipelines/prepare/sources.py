@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.dota import Labels, list_images, read_labels, split_folders
+from distill.dota import Labels, UnknownClass, list_images, read_labels, split_folders
+from distill.settings import did_you_mean
 from pipelines.prepare.windows import SplitRule
 
 
@@ -49,12 +51,37 @@ class Source:
         return {"images": len(self.images), "objects": self.num_objects, "sha256": self.digest()}
 
 
-def read_source(root: Path, split: str, rule: SplitRule) -> Source:
-    """List a split's images and check every label file, which takes seconds and saves finding an error after hours.
+def read_sources(root: Path, splits: Sequence[str], rule: SplitRule) -> dict[str, Source]:
+    """List the images of every split and check its label files, which takes seconds and saves an error after hours.
 
     Raises:
-        ValueError: a folder or label file is missing, a label line is malformed or of an unknown class.
+        ValueError: a folder or label file is missing, a label line is malformed, or some are of unknown classes: all
+            of these are named.
     """
+    try:
+        return {split: _read_source(root, split, rule) for split in splits}
+    except UnknownClass as error:
+        unknown = _unknown_classes(root, splits, rule)
+        others = f" Unknown as well: {', '.join(unknown[1:])}." if unknown[1:] else ""
+        alike = {name: did_you_mean(name, rule.classes, cutoff=0.85) for name in unknown}
+        meant = "".join(f" {name}:{question}" for name, question in alike.items() if question)
+        raise ValueError(
+            f"{error.where}: unknown class {error.name!r}; the config knows {', '.join(rule.classes)}.{others}{meant} "
+            f"Add {'them' if others else 'it'} to the config's `classes`, or leave such objects out: "
+            f"ignore_classes = {(*rule.ignore_classes, *unknown)!r}"
+        ) from None
+
+
+def _unknown_classes(root: Path, splits: Sequence[str], rule: SplitRule) -> list[str]:
+    """The classes of all labels that the rule does not name, in the order in which they are met."""
+    found: dict[str, None] = {}
+    for folders in (split_folders(root, split) for split in splits):
+        for image_id in list_images(folders.images):
+            found |= dict.fromkeys(read_labels(folders.labels / f"{image_id}.txt").class_names)
+    return [name for name in found if name not in (*rule.classes, *rule.ignore_classes)]
+
+
+def _read_source(root: Path, split: str, rule: SplitRule) -> Source:
     folders = split_folders(root, split)
     images = []
     for image_id, path in list_images(folders.images).items():

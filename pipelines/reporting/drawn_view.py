@@ -73,7 +73,7 @@ def draw_ready(config: Config, views: TrainingViews, reader: CacheReader, patch_
 def decode_boxes(adapter: HeadAdapter, sample: ViewSample, prior_index: np.ndarray, box_logits: Tensor) -> Tensor:
     """(n, 4 or 5) expected boxes at the given priors of a view."""
     height, width = sample.image.shape[-2:]
-    return adapter.expected_boxes(sample.grid, torch.from_numpy(prior_index), box_logits, (height, width))
+    return adapter.expected_boxes(sample.grid, prior_index, box_logits, (height, width))
 
 
 def busy_patch(reader: CacheReader) -> str:

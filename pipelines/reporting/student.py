@@ -18,7 +18,7 @@ from distill.rows import Rows
 from distill.teacher import FrozenTeacher
 from pipelines.capture.measured import measure_error
 from pipelines.capture.views import TrainingViews
-from pipelines.training.evaluation import detector_config
+from pipelines.training.kind import detector_config
 
 # A student is asked about so many views; its error and the codec's are compared at this temperature.
 STUDENT_VIEWS = 8

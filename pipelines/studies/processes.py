@@ -17,10 +17,10 @@ from types import TracebackType
 import torch
 
 from pipelines.base.command import available_cores, warn
+from pipelines.base.config_files import last_checkpoint
 from pipelines.base.files import exclusive, write_text
 from pipelines.base.progress import progress
 from pipelines.studies.runs import OUTPUT, Run
-from pipelines.training.run_record import last_checkpoint
 
 WORKER = "pipelines.studies.worker"
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from pipelines.base.arguments import make_command_parser
 from pipelines.base.command import existing_file, run_command
+from pipelines.base.config_files import last_checkpoint
 from pipelines.base.experiment import load_config
 from pipelines.training.evaluation import EVALUATION_FILE, evaluate_run, read_evaluation
 from pipelines.training.kind import kind_of
 from pipelines.training.match import use_cache
 from pipelines.training.options import RunOptions
-from pipelines.training.run_record import last_checkpoint, read_run_record
+from pipelines.training.run_record import read_run_record
 from pipelines.training.start import load_run, train
 
 

@@ -15,14 +15,13 @@ from mmrotate.registry import DATASETS, METRICS
 from distill.checkpoint import load_checkpoint, load_weights, state_dict_of
 from pipelines.base.model_check import in_one_line
 from pipelines.base.runner import ConciseRunner
+from pipelines.training.kind import detector_config
 
 EVALUATION = "evaluation"
 """The folder of a run that holds its evaluation."""
 EVALUATION_FILE = f"{EVALUATION}/evaluation.json"
 AP_COLUMNS = ("AP", "AP50", "AP75")
 """What tables and charts show of an evaluation."""
-# A distilled student is a plain detector once it is trained.
-DETECTOR = "mmdet.SingleStageDetector"
 
 
 def evaluate(
@@ -88,16 +87,3 @@ def _set_option(component: ConfigDict, registry: Registry, name: str, value: Any
             f"{component.type} has no {name}, so it cannot be {value!r} with this config. Leave the option out"
         )
     component[name] = value
-
-
-def detector_config(config: Config) -> Config:
-    """A copy whose model is the bare detector: neither teacher nor cache is needed to evaluate a student."""
-    config = Config(config.to_dict())
-    for key in ("distillation", "teacher", "region", "cache"):
-        config.model.pop(key, None)
-    config.model.type = DETECTOR
-    config.model.backbone.pop("init_cfg", None)
-    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
-        config.pop(key, None)
-    config.load_from, config.resume = None, False
-    return config

@@ -15,6 +15,8 @@ WORDS = {
     "plain": "a detector without a teacher",
 }
 """The kinds as messages name them."""
+# A distilled student is a plain detector once it is trained.
+DETECTOR = "mmdet.SingleStageDetector"
 
 
 def kind_of(config: Config) -> str:
@@ -65,6 +67,20 @@ def point_to_head(config: Config) -> None:
 
     grid = build_adapter(config).describe()["grid"]
     steps[0].update(grid=grid, pad_size_divisor=config.model.data_preprocessor.get("pad_size_divisor", 1))
+
+
+def detector_config(config: Config) -> Config:
+    """A copy whose model is the bare detector: neither teacher nor cache is needed to evaluate a student."""
+    config = Config(config.to_dict())
+    for key in ("distillation", "teacher", "region", "cache"):
+        config.model.pop(key, None)
+        config.pop(key, None)
+    config.model.type = DETECTOR
+    config.model.backbone.pop("init_cfg", None)
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "codec", "plan_assignment"):
+        config.pop(key, None)
+    config.load_from, config.resume = None, False
+    return config
 
 
 def _targets_steps(config: Config) -> list[dict[str, Any]]:

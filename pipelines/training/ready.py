@@ -8,8 +8,10 @@ from mmengine.config import Config
 
 from cache.store import Store
 from distill.settings import read_config
-from pipelines.base.invocation import make
+from pipelines.base.config_files import last_checkpoint
+from pipelines.base.invocation import again, make
 from pipelines.base.ready import require_keys, require_teacher, require_training_images, require_writable
+from pipelines.base.stores import path_beside
 from pipelines.training.kind import WORDS, kind_of
 from pipelines.training.options import RunOptions
 
@@ -27,12 +29,25 @@ def require_ready(command: str, options: RunOptions, cache: str | None = None) -
     _require_kind(command, kind, config, options.config)
     if kind == "cached":
         require_keys(config, ("region", "classes", "cache"), options.config)
-    require_writable(options.work_dir or config.get("work_dir") or "work_dirs", "WORK_DIR")
+    folder = options.work_dir or config.get("work_dir") or f"work_dirs/{Path(options.config).stem}"
+    require_writable(folder, "WORK_DIR")
+    if not options.resume:
+        _require_no_training(Path(folder))
     require_training_images(config)
     if kind == "cached":
         Store(cache or config.cache)
     if kind == "live":
         require_teacher(config.teacher.config, config.teacher.checkpoint)
+
+
+def _require_no_training(folder: Path) -> None:
+    """Refuse to train into a folder that holds another training's weights."""
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None and (folder / checkpoint).is_file():
+        raise ValueError(
+            f"WORK_DIR {folder} holds a training already (up to {checkpoint}), which a new one would overwrite. "
+            f"Go on with it: {again(resume=1)}; or train elsewhere: {again(work_dir=path_beside(folder))}"
+        )
 
 
 def _require_kind(command: str, kind: str, config: Config, path: str | Path) -> None:

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from distill.checkpoint import weights_digest
-from pipelines.base.config_files import RUN_RECORD
+from pipelines.base.config_files import RUN_RECORD, last_checkpoint
 from pipelines.base.files import write_json
 from pipelines.training.environment import describe_code, hardware, versions
 from pipelines.training.kind import kind_of
@@ -119,9 +119,3 @@ def read_losses(folder: Path, run_record: Mapping[str, Any]) -> dict[str, list[t
                 if "loss" in name:
                     curves.setdefault(name, {})[int(values["step"])] = float(value)
     return {name: sorted(values.items()) for name, values in curves.items()}
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """Name of the newest checkpoint that mmengine has noted in a work folder."""
-    note = folder / "last_checkpoint"
-    return Path(note.read_text().strip()).name if note.is_file() else None

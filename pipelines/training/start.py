@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,17 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from cache.manifest import require_equal
 from distill.checkpoint import use_safe_loading
-from pipelines.base.command import tell_next, warn
+from pipelines.base.command import say, tell_next, warn
+from pipelines.base.config_files import last_checkpoint
 from pipelines.base.experiment import load_config
-from pipelines.base.invocation import again, given, make
+from pipelines.base.invocation import ITS_CONFIG, again, given, make
 from pipelines.base.model_check import in_one_line
 from pipelines.base.ready import require_training_images
 from pipelines.base.runner import ConciseRunner
 from pipelines.training.evaluation import EVALUATION
 from pipelines.training.kind import kind_of, point_to_head
 from pipelines.training.options import RunOptions
-from pipelines.training.run_record import forget_run_record, last_checkpoint, write_run_record
+from pipelines.training.run_record import forget_run_record, read_run_record, write_run_record
 from pipelines.training.watch import TrainingWatch
 
 
@@ -63,11 +65,14 @@ def _use_launcher(config: Config) -> None:
 
 
 def train(config: Config) -> None:
-    """Run the config's training loop; its work folder gets `run.json` at the end.
+    """Run the config's training loop; its work folder gets `run.json` at the end. A finished one is left as it is.
 
     Raises:
         ValueError: patches or a pretrained backbone are missing, or a live teacher has other classes.
     """
+    if config.resume and is_finished(config):
+        say(f"{config.work_dir} holds this training, finished: nothing is left to do")
+        return
     require_training_images(config)
     if kind_of(config) == "live":
         require_classes_of_teacher(config)
@@ -87,6 +92,14 @@ def train(config: Config) -> None:
     write_run_record(config, runner, watch)
 
 
+def is_finished(config: Config) -> bool:
+    """Whether the training in the work folder has ended, and was as long as the config asks for."""
+    folder, loop = Path(config.work_dir), config.train_cfg
+    number = re.search(r"_(\d+)\.pth$", last_checkpoint(folder) or "")
+    length = loop.get("max_iters") or loop.get("max_epochs")
+    return read_run_record(folder) is not None and number is not None and int(number[1]) >= length
+
+
 def tell_evaluation(config: Config) -> None:
     """Say how the trained detector is evaluated; a teacher also, how a cache of it is planned."""
     folder = Path(config.work_dir)
@@ -97,7 +110,7 @@ def tell_evaluation(config: Config) -> None:
     # Its config lies beside it.
     lines = [make("evaluate", config=None, data_root=None, checkpoint=weights, work_dir=folder / EVALUATION)]
     if given("teacher") is not None:
-        lines.append(make("plan", config="<a student's config>", weights=weights))
+        lines.append(make("plan", config=ITS_CONFIG, weights=weights))
     tell_next(*lines)
 
 

@@ -352,6 +352,9 @@ CASES: dict[str, Hostile] = {
     "grid-no-object": Hostile(manifest(head__grid="retina"), "head.grid is .retina., an object needed"),
     "ratio-infinite": Hostile(manifest(head__grid={"ratios": [float("inf")]}), "head.grid.ratios is"),
     "bins-of-text": Hostile(manifest(head__bin_ranges=["0:9"] * 5), "head.bin_ranges is"),
+    "teacher-without-a-digest": Hostile(
+        manifest(teacher={"model": {}}), "teacher.weights_sha256 is null, a text needed"
+    ),
     "manifest-steers-the-terminal": Hostile(
         manifest(teacher__weights_sha256="\x1b[2Jgood"), "holds control characters: '.x1b"
     ),

@@ -91,6 +91,9 @@ class MadeUpDevice(TorchDispatchMode):
         elif operation in INDEXED:
             indices = [index for index in args[1] if index is not None]
             one_number = operation is not aten.index and args[2].numel() == 1
+            if torch._C._current_graph_task_id() < 0:
+                # In a backward pass, C++ makes gradients where it believes that their tensors are.
+                self._require_together(operation, [args[0], *args[2:3]])
             if any(index.dtype in (torch.bool, torch.uint8) for index in indices) and not one_number:
                 self.wait(f"{operation.__name__} by a mask")
             if not all(isinstance(index, OnDevice) for index in indices):
@@ -98,9 +101,12 @@ class MadeUpDevice(TorchDispatchMode):
         elif operation is aten.copy_ and isinstance(args[0], OnDevice) and not isinstance(args[1], OnDevice):
             self.upload("copy_", (*args, *kwargs.values())[2:] == (True,))
         elif operation not in COPIES:
-            away = [tensor for tensor in flat if tensor.dim() and not isinstance(tensor, OnDevice)]
-            if away:
-                raise RuntimeError(f"{operation}: operands on {DEVICE} and on the CPU {[tuple(x.shape) for x in away]}")
+            self._require_together(operation, flat)
+
+    def _require_together(self, operation: Any, operands: Sequence[Tensor]) -> None:
+        away = [tensor for tensor in operands if tensor.dim() and not isinstance(tensor, OnDevice)]
+        if away:
+            raise RuntimeError(f"{operation}: operands on {DEVICE} and on the CPU {[tuple(x.shape) for x in away]}")
 
     def wait(self, what: Any) -> None:
         """Write down that the host waits for the device."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -212,9 +213,18 @@ def next_to(device: MadeUpDevice, kind: str) -> str:
     return what
 
 
-def test_the_made_up_device_refuses_two_devices() -> None:
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        pytest.param(lambda there, here: there + here, id="sum"),
+        pytest.param(lambda there, here: here[there.long()], id="indexed"),
+        pytest.param(lambda there, here: here.index_put((there.long(),), there), id="put here"),
+        pytest.param(lambda there, here: there.index_put((there.long(),), here), id="put there"),
+    ],
+)
+def test_the_made_up_device_refuses_two_devices(mixed: Callable[[Tensor, Tensor], Tensor]) -> None:
     with MadeUpDevice(), pytest.raises(RuntimeError, match="operands on cuda:0 and on the CPU"):
-        torch.arange(3.0, device=DEVICE) + torch.ones(3)
+        mixed(torch.arange(3.0, device=DEVICE), torch.ones(3))
 
 
 # --- without numbers --------------------------------------------------------------------------------------------------
@@ -259,7 +269,7 @@ def without_numbers(mode: FakeTensorMode, recipe: Recipe, model: nn.Module) -> d
 def test_a_cached_step_needs_no_number(recipe, no_numbers, terms: str) -> None:
     """Forward pass and losses know every size beforehand; and they lie on one device."""
     if terms == "ld":
-        recipe = replace(recipe, config=recipe.config.copy())
+        recipe = replace(recipe, config=deepcopy(recipe.config))
         recipe.config.model.distillation |= {"loss_kd": None}
     model = recipe.cached()
     data = without_numbers(no_numbers, recipe, model)

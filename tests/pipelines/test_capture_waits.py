@@ -14,14 +14,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cache.codec import LOGIT_FIELDS
 from cache.reader import CacheReader
 from distill.teacher import FrozenTeacher
+from distill.transforms import LoadPatch
+from pipelines import cache_teacher
 from pipelines.base.experiment import load_config
 from pipelines.capture.asking import TeacherViews
 from pipelines.capture.encoding import BlockEncoder, BlockRows
 from pipelines.capture.options import CaptureOptions
 from pipelines.capture.probe import ProbeCost, predicted_seconds
+from pipelines.capture.views import TrainingViews
 from tests.cache.store_tools import small_plan
 from tests.distill.made_up_device import DEVICE, MadeUpDevice
-from tests.pipelines.conftest import Project
+from tests.pipelines.conftest import Project, call
 
 
 class Calls(TorchDispatchMode):
@@ -65,24 +68,63 @@ def test_images_are_normalised_as_one_tensor(asked: TeacherViews) -> None:
     assert calls.count["index"] == 1
 
 
-def test_a_block_on_a_device_is_that_of_the_cpu(project: Project, asked: TeacherViews, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("codec", "waits"),
+    [
+        pytest.param("exact", len(LOGIT_FIELDS), id="exact"),
+        # Logits are encoded on the host, and measured on the device; however many views there are.
+        pytest.param("default", 15, id="default"),
+    ],
+)
+def test_a_block_on_a_device_is_that_of_the_cpu(
+    project: Project, tmp_path, monkeypatch, codec: str, waits: int
+) -> None:
     """On one that does not exist: no operand lies elsewhere, and asking waits for the teacher alone, at its end."""
     synchronized = []
     monkeypatch.setattr(torch.cuda, "synchronize", synchronized.append)
-    views = [asked.patches[patch] for patch in range(12)]
-    encoder = BlockEncoder(asked.plan, asked.teacher.adapter, CacheReader(project.cache).codec, None)
-    wanted = encoder.encode(0, BlockRows.of(asked.ask(views)))
-    there = TeacherViews(load_config(project.config("distill")), asked.plan, deepcopy(asked.teacher), asked.options)
+    cache = tmp_path / "cache.zarr"
+    arguments = ["--config", project.config("distill"), "--loaders", 0, "--cache", cache]
+    assert call(cache_teacher, *arguments, "--cfg-options", f"codec={codec}") == 0
+    config, store = load_config(project.config("distill")), CacheReader(cache)
+    teacher = FrozenTeacher.load(config.teacher.config, config.teacher.checkpoint)
+    here, there = (TeacherViews(config, store.plan, one, CaptureOptions()) for one in (teacher, deepcopy(teacher)))
+    views = [here.patches[patch] for patch in range(12)]
+    encoder = BlockEncoder(store.plan, teacher.adapter, store.codec, None)
+    wanted = encoder.encode(0, BlockRows.of(here.ask(views)))
     with MadeUpDevice() as device:
         there.teacher.to(DEVICE)
         answers = there.ask(views, timed=True)
         assert device.ours() == {}, device.table()
         found = encoder.encode(0, BlockRows.of(answers))
     assert synchronized == [DEVICE]
-    # For what is written, and for the ranges of all its values.
-    assert sum(device.ours().values()) == len(LOGIT_FIELDS) + 1, device.table()
+    # One more for the ranges of all its values.
+    assert sum(device.ours().values()) == waits + 1, device.table()
+    assert found.error == wanted.error
     for name, values in wanted.fields.items():
         assert np.array_equal(found.fields[name], values), name
+
+
+def test_a_capture_searches_regions_once_and_decodes_a_patch_for_all_its_views(
+    project: Project, tmp_path, monkeypatch
+) -> None:
+    """Planning searches and assigns; it, the probe and the capture each decode a patch once, and flip the array."""
+    done: Counter[str] = Counter()
+
+    def counted(of: type, name: str) -> None:
+        method = getattr(of, name)
+
+        def count(*given: Any) -> Any:
+            done[name] += 1
+            return method(*given)
+
+        monkeypatch.setattr(of, name, count)
+
+    for of, name in ((LoadPatch, "transform"), (TrainingViews, "region"), (TrainingViews, "assignment")):
+        counted(of, name)
+    assert call(cache_teacher, "--config", project.config("distill"), "--loaders", 0, "--cache", tmp_path / "c") == 0
+    plan = CacheReader(tmp_path / "c").plan
+    assert done["region"] == done["assignment"] == plan.num_views == 4 * len(plan.patch_ids)
+    assert 2 * len(plan.patch_ids) <= done["transform"] <= 3 * len(plan.patch_ids)
 
 
 @pytest.mark.parametrize(

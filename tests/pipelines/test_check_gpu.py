@@ -7,6 +7,7 @@ import re
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch.utils.data import DataLoader, Dataset
 
 from cache.reader import CacheReader
+from distill.arithmetic import uses_tf32
 from pipelines import check_gpu
 from pipelines.base import device
-from pipelines.gpu import check
+from pipelines.gpu import agreement, check
 from pipelines.gpu.agreement import Agreement, different_file
 from pipelines.gpu.check import Check, Checked
 from pipelines.gpu.machine import operator_differences
@@ -44,22 +46,36 @@ STEPS, CAPTURES = (STEP_ARITHMETICS[0], STEP_ARITHMETICS[-1]), CAPTURE_ARITHMETI
 
 
 @pytest.fixture(scope="module")
-def checked(tmp_path_factory) -> Checked:
+def done(tmp_path_factory) -> tuple[Checked, list[tuple[bool, bool, bool]]]:
     """Every part once, in a process that has read no records, as the command's: one that has could fork no loaders."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as executor:
         return executor.submit(check_all, tmp_path_factory.mktemp("check")).result()
 
 
-def check_all(folder: Path) -> Checked:
+def check_all(folder: Path) -> tuple[Checked, list[tuple[bool, bool, bool]]]:
+    """What is found, and how the process computed while each student took its steps."""
     # A spawned process would spawn its loaders as well.
     multiprocessing.set_start_method("fork", force=True)
+    ways, step_on = [], agreement._totals
+
+    def noted(*given: Any) -> list[torch.Tensor]:
+        cudnn = torch.backends.cudnn
+        ways.append((uses_tf32(), torch.are_deterministic_algorithms_enabled(), cudnn.deterministic))
+        return step_on(*given)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check, "STEP_ARITHMETICS", STEPS)
         patch.setattr(check, "CAPTURE_ARITHMETICS", CAPTURES)
         # mmengine's wrapper asks for a GPU when it is built; its work needs none.
         patch.setattr(amp_optimizer_wrapper, "is_cuda_available", lambda: True)
-        return Check(CPU, SMALL, folder, seconds=600).run()
+        patch.setattr(agreement, "_totals", noted)
+        return Check(CPU, SMALL, folder, seconds=600).run(), ways
+
+
+@pytest.fixture(scope="module")
+def checked(done) -> Checked:
+    return done[0]
 
 
 @pytest.mark.slow
@@ -82,6 +98,12 @@ def test_a_cached_student_is_the_live_one(checked: Checked) -> None:
         assert max(found.measured) < 1e-5
         assert found.noise == 0.0
         assert found.holds
+
+
+@pytest.mark.slow
+def test_students_are_compared_in_every_way(done) -> None:
+    """Two live students and a cached one: by any algorithms and by deterministic ones, without TF32 and with it."""
+    assert done[1] == [(tf32, way, way) for tf32 in (False, True) for way in (False, True) for _ in range(3)]
 
 
 @pytest.mark.slow
@@ -139,10 +161,27 @@ def test_an_operator_that_differs_is_a_problem(tmp_path: Path, monkeypatch) -> N
 
 
 def test_an_agreement_holds_within_what_is_allowed() -> None:
-    found = Agreement(1e-4, 1e-3, 1e-3, noise=1.0, num_steps=30, allowed=(1e-4, 1e-3, 1e-3))
+    found = Agreement(1e-4, 1e-3, 1e-3, noise=0.0, num_steps=30, tolerance=1e-4)
     assert found.holds
+    assert not replace(found, losses=2e-4).holds
     assert not replace(found, gradients=2e-3).holds
+    assert not replace(found, steps=2e-3).holds
+    # By other algorithms, steps differ as those of two live students do.
+    assert replace(found, steps=2e-3, noise=1e-3).holds
     assert not replace(found, losses=float("nan")).holds
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_live_students_that_differ_are_a_problem_where_none_should(tmp_path, monkeypatch, deterministic: bool) -> None:
+    found = Agreement(0.0, 0.0, 0.0, noise=1e-7, num_steps=30, tolerance=1e-4)
+    monkeypatch.setattr(check, "compare_students", lambda *_, **__: found)
+    for name in ("ready", "load_batches"):
+        monkeypatch.setattr(check, name, lambda *_, **__: None)
+    small = Check(CPU, SMALL, tmp_path, seconds=600)
+    monkeypatch.setattr(small, "_exact", lambda *_: None)
+    small._agree(FLOAT32, deterministic)
+    problem = "two live students in float32 differ by 1e-07 with deterministic algorithms"
+    assert small.found.problems == [problem] * deterministic
 
 
 def test_stores_that_differ_are_found(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from distill.checkpoint import load_checkpoint, state_dict_of, use_safe_loading,
 from pipelines import cache_teacher, distill, evaluate, publish, teacher, train
 from pipelines.base.experiment import load_config
 from pipelines.publish import publish as publish_checkpoint
-from pipelines.training.evaluation import detector_config
+from pipelines.training.kind import detector_config
 from tests.conftest import REPOSITORY
 from tests.pipelines.conftest import Project, call
 

@@ -194,6 +194,29 @@ def test_the_makefile_takes_what_messages_give() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        ("make distill", "CONFIG= is not given: configs/distill/gwd_r18_1x_dota.py\n"),
+        ("make teacher WORK_DIR=w", "TEACHER= is not given: configs/teacher/gwd_r34_2x_dota.py\n"),
+        ("make train RESUME=1 WORK_DIR=w", ""),
+        ("make plan CONFIG=my.py", ""),
+        ("make verify-cache CACHE=x", ""),
+    ],
+)
+def test_a_default_config_is_named(line: str, said: str) -> None:
+    """Whoever has forgotten the variable sees which config is taken for it."""
+    ran = subprocess.run(
+        [*line.replace("make", "make -n -o .venv/.ready").split()],
+        cwd=REPOSITORY,
+        env=OUTSIDE_MAKE,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stderr == said
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
         ("make distill CONFIGS=my.py", "make distill has no CONFIGS=. It takes ARGS= CACHE= CONFIG="),
         ("make teacher CONFIG=my.py", "make teacher has no CONFIG=. It takes ARGS= DATA_ROOT= GPUS= RESUME= TEACHER="),
         ("make publish CONFIG=my.py CHECKPOINT=x", "make publish has no CONFIG=. It takes ARGS= CHECKPOINT="),
@@ -228,7 +251,7 @@ def next_line(capfd) -> str:
 def test_every_command_names_the_next_and_that_one_runs(make_project, capfd) -> None:
     """From data to report by what each command says; only a student's config has to be filled in."""
     project = make_project()
-    project_of = {"<a student's config>": project.config("distill")}
+    project_of = {"<the config of its students>": project.config("distill")}
 
     def follow(line: str, *more: str) -> None:
         command, argv = argv_of(line)
@@ -246,7 +269,8 @@ def test_every_command_names_the_next_and_that_one_runs(make_project, capfd) -> 
     )
     follow(evaluate)
     assert next_line(capfd) == f"make publish CHECKPOINT={project.checkpoint}"
-    follow(plan, "--loaders", "0")
+    # Of a cache that does not pay, none is made.
+    follow(plan, "--loaders", "0", "--students", "1000")
     cache = project.folder / "named.zarr"
     follow(f"{next_line(capfd)} CACHE={cache}", "--loaders", "0")
     line = next_line(capfd)

@@ -241,9 +241,15 @@ def test_ignored_classes_are_left_out_of_patches_and_kept_for_the_evaluation(
 ) -> None:
     labels = dota / "train/labelTxt/P1.txt"
     labels.write_text(PLANE + PLANE.replace("plane", "zeppelin"))
+    # All classes of both splits that the config does not name are told at once, so that one line ends it.
+    other = dota / "val/labelTxt/P3.txt"
+    other.write_text(PLANE.replace("plane", "planes") + PLANE.replace("plane", "balloon"))
     assert run(write_config(tmp_path), dota) == 1
-    assert "or to `ignore_classes` to leave such objects out" in capsys.readouterr().err
-    assert run(write_config(tmp_path, ignore_classes=("zeppelin",)), dota) == 0
+    said = capsys.readouterr().err
+    assert "unknown class 'zeppelin'; the config knows plane, ship. Unknown as well: planes, balloon." in said
+    assert " planes: Did you mean plane? Add them to the config's `classes`, or leave such objects out: " in said
+    assert said.endswith("ignore_classes = ('zeppelin', 'planes', 'balloon')\n")
+    assert run(write_config(tmp_path, ignore_classes=("zeppelin", "planes", "balloon")), dota) == 0
     assert (tmp_path / "out/train/annfiles/P1__16__0___0.txt").read_text().split()[8:] == ["plane", "0"]
     assert (tmp_path / "out/train/labelTxt/P1.txt").read_bytes() == labels.read_bytes()
 

@@ -23,14 +23,19 @@ def test_the_caches_of_a_folder(project: Project, tmp_path: Path, capfd) -> None
         pass
     (tmp_path / "other.zarr").mkdir()
     (tmp_path / "other.zarr/zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+    write_store(tmp_path / "draft.zarr")
+    document = json.loads((tmp_path / "draft.zarr/zarr.json").read_text())
+    document["attributes"]["teacher"] = {}
+    (tmp_path / "draft.zarr/zarr.json").write_text(json.dumps(document))
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / ".hidden.draft").mkdir()
     (tmp_path / ".hidden.draft/zarr.json").write_text("{}")
     assert call(caches, "--folder", tmp_path, "--json") == 0
     found = {Path(store["cache"]).name: store for store in json.loads(capfd.readouterr().out)}
-    assert list(found) == ["c.zarr", "b.zarr", "other.zarr"]
+    assert list(found) == ["c.zarr", "b.zarr", "draft.zarr", "other.zarr"]
     assert found["c.zarr"]["blocks_missing"] == found["c.zarr"]["blocks"] == plan.num_blocks
     assert found["b.zarr"]["blocks_missing"] == 0
+    assert "teacher.weights_sha256 is null, a text needed" in found["draft.zarr"]["problem"]
     assert "is a Zarr group but not a teacher cache" in found["other.zarr"]["problem"]
 
     assert call(caches, "--folder", project.cache) == 0
@@ -59,7 +64,7 @@ def test_a_config_as_it_is_read(project: Project, make_project, capfd) -> None:
     assert read["train_dataloader"]["dataset"]["data_root"] == read["val_evaluator"]["data_root"] == "moved/"
     lines = err.splitlines()
     assert lines[0] == (f"{project.config('distill')}: a student with a cache, 3 classes; nothing is wrong with it")
-    assert lines[1].startswith("images: no training images at moved/train/images. Make or check the data: make data")
+    assert lines[1].startswith("images: no training images at moved/train/images. Moved? make config CONFIG=")
     assert lines[2:] == [f"teacher: {project.checkpoint}", f"cache: {project.cache}"]
     # Nothing is there yet, and nothing is wrong.
     empty = make_project()

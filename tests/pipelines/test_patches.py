@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from distill.dota import Labels, format_labels, list_images, parse_labels, parse_patch_name, read_labels
 from pipelines.prepare.images import read_image
-from pipelines.prepare.sources import SourceImage, read_source
+from pipelines.prepare.sources import SourceImage, read_sources
 from pipelines.prepare.split_folder import SplitFolder, write_patches
 from pipelines.prepare.windows import SplitRule, Window, crop_image, crop_labels, inside_ratios, split_image, windows
 
@@ -178,7 +178,7 @@ def write_pair(root: Path, image_id: str, size: tuple[int, int], label_text: str
     pixels = np.random.default_rng(len(image_id)).integers(0, 256, (size[1], size[0], 3), np.uint8)
     cv2.imwrite(str(root / "train" / "images" / f"{image_id}.png"), pixels)
     (root / "train" / "labelTxt" / f"{image_id}.txt").write_text(label_text)
-    return next(image for image in read_source(root, "train", SMALL).images if image.image_id == image_id)
+    return next(image for image in read_sources(root, ["train"], SMALL)["train"].images if image.image_id == image_id)
 
 
 def tree(root: Path) -> dict[str, bytes]:

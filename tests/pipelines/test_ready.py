@@ -41,12 +41,17 @@ def test_what_is_not_there_is_said_before_torch_is_imported(make_project) -> Non
         (["teacher", "--config", cached], "is the config of a student with a cache. TEACHER= is needed: make teacher"),
         (["train", "--config", cached], f"It is trained by: make distill CONFIG={cached}"),
         (["distill", "--config", live], f"It is trained by: make train CONFIG={live}"),
-        (["distill", "--config", cached], f"no training images at {project.folder}/data/train/images. Make or check"),
+        (
+            ["distill", "--config", cached],
+            f"no training images at {project.folder}/data/train/images. Moved? make distill CONFIG=",
+        ),
         (["train", "--config", config("plain"), "--work-dir", "/proc/x"], "WORK_DIR /proc/x cannot be written"),
         (["plan", "--config", cached], f"make data CONFIG={cached}"),
         (["cache_teacher", "--config", cached], f"make data CONFIG={cached}"),
         (["plan", "--config", config("plain")], "has no `region`; give a config of configs/distill"),
         (["evaluate", "--checkpoint", "absent.pth"], "CHECKPOINT absent.pth does not exist"),
+        (["evaluate", "--checkpoint", cached, "--config", cached], "no validation images at"),
+        (["distill", "--config", str(Path(cached).with_name("distil.py"))], f"Did you mean {cached}?"),
         (["evaluate", "--checkpoint", cached], "holds 4 configs (distill.py, live.py, plain.py, teacher.py)"),
         (["publish", "--checkpoint", "absent.pth"], "CHECKPOINT absent.pth does not exist"),
         (["publish", "--checkpoint", cached, "--out", "/proc/x/a.pth"], "--out /proc/x cannot be written"),
@@ -92,6 +97,10 @@ def test_a_checkpoint_brings_its_config(project: Project, run: Path, capfd) -> N
     assert call(publish, "--checkpoint", run / "iter_4.pth") == 0
     (published,) = run.glob("student_iter_4-*.pth")
     assert capfd.readouterr().out.startswith(f"{published}: weights, classes and config, ")
+    assert call(evaluate, "--checkpoint", published, "--json") == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out) == alone
+    assert "next: make publish" not in err
 
 
 def test_weights_of_another_config_are_one_line(project: Project, run: Path, tmp_path, capfd) -> None:
@@ -138,6 +147,23 @@ def test_a_training_goes_on_from_its_folder(project: Project, tmp_path, capfd) -
     assert (found["steps"], found["resumed_at"]) == (4, 2)
 
 
+@pytest.mark.slow
+def test_a_finished_training_is_neither_overwritten_nor_recorded_anew(project: Project, run: Path, capfd) -> None:
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    student = ["--config", project.config("distill"), "--work-dir", run]
+    assert call(distill, *student) == 1
+    assert last_error(capfd) == (
+        f"error: WORK_DIR {run} holds a training already (up to iter_4.pth), which a new one would overwrite. "
+        f"Go on with it: make distill CONFIG={student[1]} WORK_DIR={run} RESUME=1; or train elsewhere: "
+        f"make distill CONFIG={student[1]} WORK_DIR={run}-2"
+    )
+    assert call(distill, "--work-dir", run, "--resume") == 0
+    said = capfd.readouterr().err.splitlines()
+    assert f"{run} holds this training, finished: nothing is left to do" in said
+    assert said[-1].startswith(f"next: make evaluate CHECKPOINT={run}/iter_4.pth ")
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.name in before} == before
+
+
 def test_a_resumed_training_without_a_checkpoint_begins(project: Project, tmp_path, capfd) -> None:
     folder = tmp_path / "student"
     assert call(distill, "--config", project.config("distill"), "--work-dir", folder, "--resume") == 0
@@ -164,8 +190,10 @@ def test_a_run_says_which_cache_and_which_teacher(copy: Project, tmp_path, capfd
     torch.save(checkpoint, copy.checkpoint)
     assert call(distill, *student, "--work-dir", tmp_path / "two") == 0
     said = capfd.readouterr().err
-    assert f"warning: {copy.checkpoint} has other weights by now (" in said
+    assert f"warning: {copy.checkpoint} has other weights (" in said
     assert f"make cache-teacher CONFIG={copy.config('distill')} CACHE={copy.folder}/cache-2.zarr" in said
+    # No more is it the cache's teacher.
+    assert f"codec exact; teacher {digest}\n" in said
     # Not there: the cache is all that is needed.
     copy.checkpoint.unlink()
     assert call(distill, *student, "--work-dir", tmp_path / "three") == 0
@@ -178,7 +206,8 @@ def test_a_renamed_cache_is_found(copy: Project, tmp_path, capfd) -> None:
     student = ["--config", copy.config("distill"), "--work-dir", tmp_path]
     assert call(distill, *student) == 1
     error = last_error(capfd)
-    assert f"cache {copy.cache} does not exist. Moved? This config fits CACHE={renamed}. Capture it: make" in error
+    assert f"cache {copy.cache} does not exist. Moved? This config fits another: make distill CONFIG=" in error
+    assert f" CACHE={renamed} WORK_DIR={tmp_path}. Capture it: make cache-teacher " in error
     # One of other classes does not fit.
     three = tmp_path / "two.py"
     three.write_text(f"_base_ = [{copy.config('distill')!r}]\nclasses = ('ship', 'plane')\n")

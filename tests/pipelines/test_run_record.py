@@ -77,7 +77,7 @@ def test_a_resumed_training_says_so_and_keeps_its_curve(project: Project, tmp_pa
 
 def test_a_failed_training_leaves_no_record_of_the_one_before(project: Project, tmp_path) -> None:
     train_cached(project, tmp_path)
-    broken = ["--cfg-options", "optim_wrapper.optimizer.lr=-1.0"]
+    broken = ["--resume", "--cfg-options", "train_cfg.max_iters=6", "optim_wrapper.optimizer.lr=-1.0"]
     assert call(distill, "--config", project.config("distill"), "--work-dir", tmp_path, *broken) == 1
     assert read_run_record(tmp_path) is None
 

@@ -261,6 +261,7 @@ def test_what_a_user_allows_is_written_down(copy: Project, tmp_path, capfd) -> N
     ):
         assert field in override
         assert f"warning: {override}; allowed by --allow" in said
+    arguments += ["--work-dir", tmp_path / "other"]
     expect_refusal(capfd, call(distill, *arguments, "--allow", "head.classes"), "--allow head.classes: only")
 
 
