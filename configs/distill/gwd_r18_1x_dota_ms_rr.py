@@ -3,7 +3,7 @@
 Each of the 12 epochs sees another draw. Commands: make cache-teacher CONFIG=configs/distill/gwd_r18_1x_dota_ms_rr.py
 CHECKPOINT=<teacher.pth>, then make distill CONFIG=configs/distill/gwd_r18_1x_dota_ms_rr.py
 Hardware: one GPU x 2 images.
-Published AP, AP50, AP70, AP90: none.
+Published AP, AP50, AP70, AP90: none; the recipe is that of mmrotate's model zoo.
 """
 
 _base_ = ["../plain/gwd_r18_1x_dota_ms_rr.py", "../_base_/distill.py"]

@@ -2,7 +2,7 @@
 
 Command: make train CONFIG=configs/live/gwd_r18_1x_dota_ms_rr.py
 Hardware: one GPU x 2 images.
-Published AP, AP50, AP70, AP90: none.
+Published AP, AP50, AP70, AP90: none; the recipe is that of mmrotate's model zoo.
 """
 
 _base_ = ["../plain/gwd_r18_1x_dota_ms_rr.py", "../_base_/distill.py"]
