@@ -44,7 +44,8 @@ def load_sweep(path: str | Path, work_dir: str | None = None) -> Sweep:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(
-            f"sweep {path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}. Begin a name of your own with _"
+            f"sweep {path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}. Begin a name of your "
+            "own with _"
         )
     for key, kind in (("base", str), ("runs", dict)):
         if not isinstance(values.get(key), kind) or not values[key]:
