@@ -180,7 +180,8 @@ def adapter_of(head: nn.Module | None) -> HeadAdapter:
     known = ", ".join(sorted(head_class.__name__ for head_class in _ADAPTERS))
     raise ValueError(
         f"bbox_head is {type(head).__name__}, which predicts no distributions that a cache knows; one of {known} is "
-        "needed, or an adapter for it (docs/heads.md)"
+        "needed, or an adapter for it (docs/heads.md): LD compares distributions over bins. A teacher with bins may "
+        "start from the weights of one without (load_from, docs/your-own.md)"
     )
 
 

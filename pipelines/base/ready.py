@@ -74,6 +74,15 @@ def require_training_images(config: Config) -> None:
     _require_images(config.train_dataloader.dataset, "training")
 
 
+def require_validation_images(config: Config) -> None:
+    """Refuse a run that validates on images that have not been made.
+
+    Raises:
+        DataNeeded: naming the folder.
+    """
+    _require_images(config.val_dataloader.dataset, "validation")
+
+
 def require_test_images(config: Config) -> None:
     """Refuse an evaluation whose images have not been made.
 

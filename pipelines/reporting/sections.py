@@ -191,7 +191,8 @@ def environment_section(groups: Sequence[Group]) -> Section:
         for run in runs:
             folders.setdefault(json.dumps(run.record[key]), []).append(str(run.folder))
         for text, of in folders.items():
-            facts = Table(("", ""), list(json.loads(text).items()), labels=2)
+            known = [(name, "none" if value is None else value) for name, value in json.loads(text).items()]
+            facts = Table(("", ""), known, labels=2)
             cards.append(Card(title, ", ".join(of) if len(folders) > 1 else "", table=facts))
     return Section("Environment and fingerprints", cards=cards)
 

@@ -87,6 +87,7 @@ def _draw_values(axes: Axes, name: str, counts: np.ndarray) -> None:
     margin = 0.05 * (high - low)
     axes.stairs(counts / counts.sum(), FLOAT_EDGES, fill=True, color=FIELD_COLOURS[name])
     axes.set_xlim(low - margin, high + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     log_y(axes, counts[used] / counts.sum())
     axes.set(title=name.replace("_", " "), xlabel="logit", ylabel="share of values")
 

@@ -43,7 +43,10 @@ def load_sweep(path: str | Path, work_dir: str | None = None) -> Sweep:
     known = {"base", "runs", "baseline", "work_dir"}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ValueError(f"sweep {path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"sweep {path}: unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}. Begin a name of your "
+            "own with _"
+        )
     for key, kind in (("base", str), ("runs", dict)):
         if not isinstance(values.get(key), kind) or not values[key]:
             raise ValueError(f"sweep {path}: `{key}` is {values.get(key)!r}; a {kind.__name__} is needed, not empty")

@@ -10,7 +10,13 @@ from cache.store import Store
 from distill.settings import read_config
 from pipelines.base.config_files import last_checkpoint
 from pipelines.base.invocation import again, make
-from pipelines.base.ready import require_keys, require_teacher, require_training_images, require_writable
+from pipelines.base.ready import (
+    require_keys,
+    require_teacher,
+    require_training_images,
+    require_validation_images,
+    require_writable,
+)
 from pipelines.base.stores import path_beside
 from pipelines.training.kind import WORDS, kind_of
 from pipelines.training.options import RunOptions
@@ -34,6 +40,9 @@ def require_ready(command: str, options: RunOptions, cache: str | None = None) -
     if not options.resume:
         _require_no_training(Path(folder))
     require_training_images(config)
+    if config.get("val_cfg") is not None:
+        # mmengine opens them when a training starts, however late it validates.
+        require_validation_images(config)
     if kind == "cached":
         Store(cache or config.cache)
     if kind == "live":

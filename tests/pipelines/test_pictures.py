@@ -43,9 +43,9 @@ def drawn(figure: Figure) -> Figure:
 
 
 def collisions(labels: list[Text]) -> list[str]:
-    """Neighbouring texts that lie over each other."""
+    """Neighbouring texts that lie over each other, or touch."""
     shown = [label for label in labels if label.get_text() and label.get_visible()]
-    boxes = [label.get_window_extent() for label in shown]
+    boxes = [label.get_window_extent().padded(2) for label in shown]
     return [text.get_text() for text, (one, other) in zip(shown, pairwise(boxes), strict=False) if one.overlaps(other)]
 
 

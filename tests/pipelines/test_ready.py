@@ -78,6 +78,13 @@ def test_what_is_not_there_is_said_before_torch_is_imported(make_project) -> Non
     assert ran.stdout.strip() == ""
 
 
+def test_images_to_validate_on_are_asked_for_before_a_training_begins(make_project, capfd) -> None:
+    project = make_project()
+    (project.folder / "data/train/images").mkdir(parents=True)
+    assert call(distill, "--config", project.config("distill")) == 1
+    assert f"no validation images at {project.folder}/data/val/images. Moved? make distill " in last_error(capfd)
+
+
 @pytest.fixture(scope="module")
 def run(project: Project, tmp_path_factory) -> Path:
     """A finished training, with its evaluation."""

@@ -120,7 +120,9 @@ def test_a_run_that_fails_stops_no_other(project: Project, tmp_path, capfd) -> N
 
 REFUSALS = [
     pytest.param({"runs": {}}, r"`runs` is \{\}; a dict is needed", id="no-runs"),
-    pytest.param({"run": {}}, "unknown key 'run'; known are base, baseline, runs, work_dir", id="unknown-key"),
+    pytest.param(
+        {"run": {}}, "unknown key 'run'; known are base, baseline, runs, work_dir. Begin a name of", id="unknown-key"
+    ),
     pytest.param({"runs": {"a/b": {}}}, "'a/b' is no usable name", id="path-as-name"),
     pytest.param({"runs": {"..": {}}}, "'..' is no usable name", id="parent-as-name"),
     pytest.param({"runs": {"configs": {}}}, "'configs' is no usable name", id="taken-name"),
