@@ -80,7 +80,8 @@ def test_drift_beyond_the_bound_stops_training_with_both_values(
     capfd.readouterr()
     assert call(verify_cache, *arguments) == 1
     assert f"{field} differ by" in capfd.readouterr().out
-    assert call(distill, *arguments, "--cfg-options", AUDIT) == 1
+    elsewhere = ["--work-dir", copy.folder / "again"]
+    assert call(distill, *arguments, *elsewhere, "--cfg-options", AUDIT) == 1
     error = last_error(capfd)
     found = re.search(
         rf"teacher audit at step 1: view \S+: {field} differ by (\S+) from the teacher's, bound (\S+): .* "

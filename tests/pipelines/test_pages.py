@@ -116,7 +116,7 @@ def test_own_data_classes_backbone_and_teacher(folder: Path, capfd) -> None:
         if command == "config":
             said = capfd.readouterr().err
             assert "my/distill.py: a student with a cache, 3 classes; nothing is wrong with it" in said
-    run = json.loads(Path("work_dirs/three_distill/run.json").read_text())
+    run = json.loads(Path("work_dirs/three_moved/run.json").read_text())
     assert run["kind"] == "cached"
     assert run["cache"]["path"] == "caches/renamed.zarr"
     state = load_checkpoint("work_dirs/three_distill/epoch_1.pth")["state_dict"]
