@@ -66,7 +66,8 @@ class ConciseRunner(Runner):
         if isinstance(dataloader, dict) and torch.cuda.is_available():
             # A device copies from there while it computes.
             dataloader = {"pin_memory": True, **dataloader}
-        if isinstance(dataloader, dict) and not dataloader["dataset"].get("test_mode"):
+        dataset = dataloader["dataset"] if isinstance(dataloader, dict) else None
+        if isinstance(dataset, dict) and not dataset.get("test_mode"):
             dataloader = {**dataloader, "sampler": {"type": "VisitSampler", "sampler": dataloader["sampler"]}}
         return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 

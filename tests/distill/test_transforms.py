@@ -38,4 +38,4 @@ def test_a_view_that_changes_after_its_targets_is_refused(late: dict) -> None:
 
 def test_an_unknown_transform_is_refused() -> None:
     with pytest.raises(ValueError, match="PhotoMetricDistortion has outcomes that cannot be enumerated"):
-        view_steps([{"type": "LoadPatch"}, {"type": "mmdet.PhotoMetricDistortion"}])
+        describe_views([{"type": "LoadPatch"}, {"type": "mmdet.PhotoMetricDistortion"}])
