@@ -63,12 +63,13 @@ class ConciseRunner(Runner):
     def build_dataloader(
         dataloader: DataLoader[Any] | dict[str, Any], seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader[Any]:
-        if isinstance(dataloader, dict) and torch.cuda.is_available():
-            # A device copies from there while it computes.
-            dataloader = {"pin_memory": True, **dataloader}
-        dataset = dataloader["dataset"] if isinstance(dataloader, dict) else None
-        if isinstance(dataset, dict) and not dataset.get("test_mode"):
-            dataloader = {**dataloader, "sampler": {"type": "VisitSampler", "sampler": dataloader["sampler"]}}
+        if isinstance(dataloader, dict):
+            if torch.cuda.is_available():
+                # A device copies from there while it computes.
+                dataloader = {"pin_memory": True, **dataloader}
+            dataset = dataloader["dataset"]
+            if isinstance(dataset, dict) and not dataset.get("test_mode"):
+                dataloader = {**dataloader, "sampler": {"type": "VisitSampler", "sampler": dataloader["sampler"]}}
         return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
