@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ STAGES = (
 
 
 class StageClock:
-    """Adds up the seconds of named stages; a stage inside another is taken off the outer one.
+    """Adds up the seconds of named stages; a stage inside another one of its thread is taken off the outer one.
 
     Args:
         synchronize: waits for the device, so that a stage's work is over when the stage is.
@@ -40,7 +41,8 @@ class StageClock:
         self._synchronize = synchronize
         self._now = now
         self._seconds: dict[str, float] = {}
-        self._inner: list[float] = []
+        self._nested = threading.local()
+        self._guard = threading.Lock()
         self._undo: list[Callable[[], None]] = []
 
     @contextmanager
@@ -51,15 +53,18 @@ class StageClock:
             return
         self._synchronize()
         began = self._now()
-        self._inner.append(0.0)
+        # Of this thread: what another does meanwhile is inside none of its stages.
+        inner: list[float] = self._nested.__dict__.setdefault("seconds", [])
+        inner.append(0.0)
         try:
             yield
         finally:
             self._synchronize()
             elapsed = self._now() - began
-            self._seconds[name] = self._seconds.get(name, 0.0) + elapsed - self._inner.pop()
-            if self._inner:
-                self._inner[-1] += elapsed
+            with self._guard:
+                self._seconds[name] = self._seconds.get(name, 0.0) + elapsed - inner.pop()
+            if inner:
+                inner[-1] += elapsed
 
     def watch(self, owner: Any, function: str, name: str) -> None:
         """Time every call of `owner.function` until `close`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,28 @@ def test_an_inner_stage_is_taken_off_the_outer_one() -> None:
     assert clock.take() == {"outer": 3, "inner": 30, "innermost": 100}
     assert clock.take() == {}
     assert device.waits == 8
+
+
+def test_a_stage_of_another_thread_is_inside_none() -> None:
+    """As a capture encodes beside its teacher: what overlaps counts twice, and is taken off nothing."""
+    now = [0.0]
+    clock = StageClock(lambda: None, lambda: now[0])
+    began, done = threading.Event(), threading.Event()
+
+    def encode() -> None:
+        with clock.stage("encoding"):
+            began.set()
+            done.wait()
+
+    beside = threading.Thread(target=encode)
+    with clock.stage("teacher"):
+        beside.start()
+        began.wait()
+        now[0] = 10.0
+        done.set()
+        beside.join()
+        now[0] = 13.0
+    assert clock.take() == {"encoding": 10, "teacher": 13}
 
 
 def test_a_watched_function_is_put_back() -> None:
