@@ -8,6 +8,7 @@ import json
 import multiprocessing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cache import __version__
@@ -132,7 +133,8 @@ def own_memory_of_loader(held: int) -> int:
     ready, done = context.Event(), context.Event()
 
     def load() -> None:
-        values = bytearray(b"x" * held)
+        # Without a copy, which an allocator may keep when it is freed.
+        values = np.full(held, 1, dtype=np.uint8)
         ready.set()
         done.wait()
         assert len(values) == held
